@@ -1,0 +1,100 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  What differs between the supported PostgreSQL versions (15 to 18).
+ *
+ * This is the only file that looks at PG_VERSION_NUM.  Each entry names the
+ * newer spelling and supplies it to the older servers.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_COMPAT_H
+#define OUTBOX_COMPAT_H
+
+#include "postgres.h"
+
+#include "utils/acl.h"
+#include "utils/resowner.h"
+
+#if PG_VERSION_NUM < 150000
+#error "pg_outbox needs PostgreSQL 15 or later"
+#endif
+
+/* 16: one ACL check function for every kind of object */
+#if PG_VERSION_NUM < 160000
+#include "catalog/pg_class.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+
+static inline AclResult
+object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
+{
+	switch (classid)
+	{
+		case ForeignServerRelationId:
+			return pg_foreign_server_aclcheck(objectid, roleid, mode);
+		case NamespaceRelationId:
+			return pg_namespace_aclcheck(objectid, roleid, mode);
+		case ProcedureRelationId:
+			return pg_proc_aclcheck(objectid, roleid, mode);
+		default:
+			elog(ERROR, "unsupported object class %u", classid);
+	}
+}
+
+static inline bool
+object_ownercheck(Oid classid, Oid objectid, Oid roleid)
+{
+	switch (classid)
+	{
+		case ForeignServerRelationId:
+			return pg_foreign_server_ownercheck(objectid, roleid);
+		case RelationRelationId:
+			return pg_class_ownercheck(objectid, roleid);
+		case ProcedureRelationId:
+			return pg_proc_ownercheck(objectid, roleid);
+		default:
+			elog(ERROR, "unsupported object class %u", classid);
+	}
+}
+#endif
+
+/* 16: relfilenumber replaces relfilenode; 17: reindex_relation has a statement */
+#if PG_VERSION_NUM < 160000
+#define RelationSetNewRelfilenumber(rel, persistence) \
+	RelationSetNewRelfilenode(rel, persistence)
+#endif
+#if PG_VERSION_NUM >= 170000
+#define outbox_reindex_relation(relid, flags, params) \
+	reindex_relation(NULL, relid, flags, params)
+#else
+#define outbox_reindex_relation(relid, flags, params) \
+	reindex_relation(relid, flags, params)
+#endif
+
+/* 17: a wait event set belongs to a resource owner, no longer to a context */
+#if PG_VERSION_NUM >= 170000
+#define outbox_create_wait_event_set(nevents) \
+	CreateWaitEventSet(NULL, nevents)
+#else
+#define outbox_create_wait_event_set(nevents) \
+	CreateWaitEventSet(TopMemoryContext, nevents)
+#endif
+
+/* 17: extensions name their own wait events */
+#if PG_VERSION_NUM >= 170000
+#define outbox_wait_event(name) WaitEventExtensionNew(name)
+#else
+#define outbox_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
+/* 18: the module says its name and version */
+#ifdef PG_MODULE_MAGIC_EXT
+#define OUTBOX_MODULE_MAGIC(modname) \
+	PG_MODULE_MAGIC_EXT(.name = modname, .version = OUTBOX_VERSION)
+#else
+#define OUTBOX_MODULE_MAGIC(modname) PG_MODULE_MAGIC
+#endif
+
+#endif							/* OUTBOX_COMPAT_H */

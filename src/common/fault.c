@@ -1,0 +1,137 @@
+/*-------------------------------------------------------------------------
+ *
+ * fault.c
+ *	  Fault points: named places where a test makes something go wrong.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "common/fault.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include "miscadmin.h"
+#include "postmaster/interrupt.h"
+#include "storage/latch.h"
+#include "utils/guc.h"
+#include "utils/wait_event.h"
+
+#ifdef OUTBOX_FAULT_POINTS
+
+#define FAULT_POLL_MS 10		/* how often a waiting point looks again */
+#define FAULT_MAX_ONCE 32		/* distinct once- points a process remembers */
+
+static char *fault_setting = NULL;
+static char fault_done[FAULT_MAX_ONCE][64];
+static int	fault_ndone = 0;
+
+/*
+ * Copy the action configured for the point into "action"; false if none is.
+ */
+static bool
+fault_lookup(const char *name, char *action, size_t size)
+{
+	const char *p = fault_setting;
+	size_t		namelen = strlen(name);
+
+	while (p != NULL && *p != '\0')
+	{
+		size_t		len = strcspn(p, ",");
+
+		if (len > namelen && p[namelen] == '=' && strncmp(p, name, namelen) == 0)
+		{
+			strlcpy(action, p + namelen + 1, Min(size, len - namelen));
+			return true;
+		}
+		p += len;
+		p += strspn(p, ", ");
+	}
+	return false;
+}
+
+static bool
+fault_first_hit(const char *name)
+{
+	for (int i = 0; i < fault_ndone; i++)
+		if (strcmp(fault_done[i], name) == 0)
+			return false;
+	if (fault_ndone < FAULT_MAX_ONCE)
+		strlcpy(fault_done[fault_ndone++], name, sizeof(fault_done[0]));
+	return true;
+}
+
+static void
+fault_wait(const char *name)
+{
+	char		action[32];
+
+	while (fault_lookup(name, action, sizeof(action)) &&
+		   strstr(action, "wait") != NULL)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 FAULT_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ShutdownRequestPending)
+			break;
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
+}
+
+void
+outbox_fault_hit(const char *name)
+{
+	char		action[32];
+	const char *what = action;
+
+	if (fault_setting == NULL || fault_setting[0] == '\0')
+		return;
+	if (!fault_lookup(name, action, sizeof(action)))
+		return;
+	if (strncmp(what, "once-", 5) == 0)
+	{
+		what += 5;
+		if (!fault_first_hit(name))
+			return;
+	}
+
+	if (strcmp(what, "error") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("fault point \"%s\" was hit", name)));
+	else if (strcmp(what, "kill") == 0)
+		kill(getpid(), SIGKILL);
+	else if (strcmp(what, "exit") == 0)
+		_exit(1);
+	else if (strcmp(what, "wait") == 0)
+		fault_wait(name);
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unrecognized action \"%s\" of fault point \"%s\"",
+						what, name)));
+}
+
+void
+outbox_fault_init(void)
+{
+	DefineCustomStringVariable("pg_outbox.fault",
+							   "Fault points to trigger (test builds only).",
+							   NULL, &fault_setting, "",
+							   PGC_SUSET, GUC_NOT_IN_SAMPLE,
+							   NULL, NULL, NULL);
+}
+
+#else
+
+void
+outbox_fault_init(void)
+{
+}
+
+#endif							/* OUTBOX_FAULT_POINTS */

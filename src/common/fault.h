@@ -1,0 +1,35 @@
+/*-------------------------------------------------------------------------
+ *
+ * fault.h
+ *	  Fault points: named places where a test makes something go wrong.
+ *
+ * Compiled in only with -DOUTBOX_FAULT_POINTS (what "make check" builds); in
+ * a release build OUTBOX_FAULT() is nothing at all.
+ *
+ * A test sets pg_outbox.fault to a comma-separated list of name=action:
+ *
+ *	  error		raise an error (XX000) at the point
+ *	  kill		the process ends at once, as by kill -9
+ *	  exit		the process ends through _exit(1)
+ *	  wait		the process waits at the point, processing interrupts, until
+ *				the setting no longer says so
+ *	  once-X	action X, but only for the first hit of this process
+ *
+ * Workers re-read the setting with the configuration file (ALTER SYSTEM SET
+ * and pg_reload_conf()).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_FAULT_H
+#define OUTBOX_FAULT_H
+
+#ifdef OUTBOX_FAULT_POINTS
+extern void outbox_fault_hit(const char *name);
+#define OUTBOX_FAULT(name) outbox_fault_hit(name)
+#else
+#define OUTBOX_FAULT(name) ((void) 0)
+#endif
+
+extern void outbox_fault_init(void);
+
+#endif							/* OUTBOX_FAULT_H */

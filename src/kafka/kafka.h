@@ -1,0 +1,216 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka.h
+ *	  What the rest of the extension sees of Kafka: no librdkafka type, no
+ *	  callback, nothing that a foreign thread runs.
+ *
+ * The implementation is a shared library of its own (pg_outbox_kafka), the
+ * only one linked with librdkafka, loaded by the first use: an ordinary
+ * backend maps nothing of it.  Every function is called from the backend's
+ * own thread.  Unless said otherwise functions may raise, and do so only when
+ * no librdkafka object would leak.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_KAFKA_H
+#define OUTBOX_KAFKA_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+typedef struct OutboxProducer OutboxProducer;
+typedef struct OutboxConsumer OutboxConsumer;
+
+/* A header; value NULL is a header without a value.  Not NUL-terminated. */
+typedef struct OutboxHeader
+{
+	const char *name;			/* NUL-terminated */
+	const char *value;
+	int32		value_len;
+} OutboxHeader;
+
+/* Whose fault it is, which decides what happens next. */
+typedef enum OutboxKafkaFault
+{
+	OUTBOX_KAFKA_OK = 0,
+	OUTBOX_KAFKA_FAULT_EVENT,	/* this message can never be sent (too large) */
+	OUTBOX_KAFKA_FAULT_TOPIC,	/* topic missing, forbidden, invalid */
+	OUTBOX_KAFKA_FAULT_CLUSTER, /* fatal: the producer must be made anew */
+	OUTBOX_KAFKA_FULL			/* the local queue is full: try again later */
+} OutboxKafkaFault;
+
+/* ---------------- producer ---------------- */
+
+/* A message to send.  key or value NULL is Kafka's null. */
+typedef struct OutboxMessage
+{
+	const char *topic;			/* NUL-terminated */
+	const char *key;
+	int32		key_len;
+	const char *value;
+	int32		value_len;
+	int64		timestamp_ms;	/* since the Unix epoch */
+	const OutboxHeader *headers;
+	int			nheaders;
+	uint64		tag;			/* comes back in the delivery report */
+} OutboxMessage;
+
+/* What became of one message. */
+typedef struct OutboxDelivery
+{
+	uint64		tag;
+	OutboxKafkaFault fault;		/* OK, EVENT, TOPIC or CLUSTER */
+	int32		partition;
+	int64		offset;
+	const char *error;			/* valid until the next call; NULL if OK */
+} OutboxDelivery;
+
+/*
+ * Idempotent producer, acks=all, for the foreign server.  event_fd is written
+ * whenever outbox_producer_poll() has something to say.
+ * Raises undefined_object, fdw_invalid_option_name, fdw_error.
+ */
+extern OutboxProducer *outbox_producer_create(Oid serverid, int event_fd);
+
+/* Copies the message (key, value and headers) into the library's queue. */
+extern OutboxKafkaFault outbox_producer_send(OutboxProducer *prod,
+											 const OutboxMessage *msg);
+
+/* Next delivery report, if there is one; never waits. */
+extern bool outbox_producer_poll(OutboxProducer *prod, OutboxDelivery *delivery);
+
+/* Messages accepted and not yet reported. */
+extern int	outbox_producer_in_flight(OutboxProducer *prod);
+
+/*
+ * Is the cluster reachable?  False with a reason (valid until the next call)
+ * while no broker answers.
+ */
+extern bool outbox_producer_connected(OutboxProducer *prod, const char **reason);
+
+/* Fetch the reason of the last send() that was not OK. */
+extern const char *outbox_producer_error(OutboxProducer *prod);
+
+/*
+ * Fail the unsent messages of one topic (their reports say TOPIC), so that it
+ * can be stopped; those on the wire are still reported as they turn out.
+ */
+extern void outbox_producer_forget_topic(OutboxProducer *prod, const char *topic);
+
+/*
+ * End the producer: purge what is queued, wait at most timeout_ms for what is
+ * on the wire.  For a worker that goes on; one that exits just leaves.
+ */
+extern void outbox_producer_close(OutboxProducer *prod, int timeout_ms);
+
+/* ---------------- consumer ---------------- */
+
+typedef enum OutboxRecordKind
+{
+	OUTBOX_RECORD_NONE,			/* nothing there now */
+	OUTBOX_RECORD_EVENT,
+	OUTBOX_RECORD_EOF,			/* end of partition reached, offset says where */
+	OUTBOX_RECORD_OUT_OF_RANGE, /* broker no longer (or not yet) has offset */
+	OUTBOX_RECORD_TOPIC_FAULT,	/* topic missing or forbidden */
+	OUTBOX_RECORD_CLUSTER_FAULT
+} OutboxRecordKind;
+
+typedef struct OutboxRecord
+{
+	OutboxRecordKind kind;
+	const char *topic;
+	int32		partition;
+	int64		offset;
+	int64		timestamp_ms;	/* -1 if none */
+	const char *key;			/* NULL: null */
+	int32		key_len;
+	const char *value;
+	int32		value_len;
+	OutboxHeader *headers;
+	int			nheaders;
+	const char *error;			/* for faults */
+	void	   *handle;			/* the library's message */
+} OutboxRecord;
+
+typedef struct OutboxPartitionOffset
+{
+	int32		partition;
+	int64		offset;			/* or one of the two below */
+	int64		low,
+				high;			/* the broker's watermarks, where asked for */
+} OutboxPartitionOffset;
+
+#define OUTBOX_OFFSET_EARLIEST (-2)
+#define OUTBOX_OFFSET_LATEST (-1)
+
+/*
+ * Consumer with manual assignment; group_id only names the offsets that are
+ * committed to the broker for lag tools.  read_committed, no auto commit, no
+ * auto offset reset: what is not there is reported as OUT_OF_RANGE.
+ */
+extern OutboxConsumer *outbox_consumer_create(Oid serverid, const char *group_id,
+											  int event_fd);
+
+/* Replaces the assignment; partitions start at the given offsets. */
+extern void outbox_consumer_assign(OutboxConsumer *cons, const char *topic,
+								   const OutboxPartitionOffset *parts, int nparts);
+
+/* Stop or go on fetching one partition, or move within it. */
+extern void outbox_consumer_pause(OutboxConsumer *cons, const char *topic, int32 partition);
+extern void outbox_consumer_resume(OutboxConsumer *cons, const char *topic, int32 partition);
+extern void outbox_consumer_seek(OutboxConsumer *cons, const char *topic,
+								 int32 partition, int64 offset);
+
+/*
+ * Next record, without waiting.  Its pointers live until
+ * outbox_record_release(); several records may be held at once.
+ */
+extern void outbox_consumer_poll(OutboxConsumer *cons, OutboxRecord *rec);
+extern void outbox_record_release(OutboxRecord *rec);
+
+/*
+ * Partitions of a topic with their watermarks; waits at most timeout_ms.
+ * Returns the number of partitions (palloc'd array in *parts), or -1 with the
+ * reason in *error (palloc'd) and the kind of fault in *fault.
+ */
+extern int	outbox_consumer_partitions(OutboxConsumer *cons, const char *topic,
+									   int timeout_ms,
+									   OutboxPartitionOffset **parts,
+									   OutboxKafkaFault *fault, char **error);
+
+/*
+ * Offsets of the first messages at or after timestamp_ms, into parts[].offset.
+ * False with *error set if the broker did not answer in time.
+ */
+extern bool outbox_consumer_offsets_for_time(OutboxConsumer *cons, const char *topic,
+											 int64 timestamp_ms, int timeout_ms,
+											 OutboxPartitionOffset *parts, int nparts,
+											 char **error);
+
+/* Tell the broker's group how far we are; does not wait, errors are logged. */
+extern void outbox_consumer_commit(OutboxConsumer *cons, const char *topic,
+								   const OutboxPartitionOffset *parts, int nparts);
+
+/* Cached high watermark of a partition, -1 if unknown; for lag. */
+extern int64 outbox_consumer_high_watermark(OutboxConsumer *cons, const char *topic,
+											int32 partition);
+
+extern bool outbox_consumer_connected(OutboxConsumer *cons, const char **reason);
+extern void outbox_consumer_close(OutboxConsumer *cons);
+
+/* ---------------- servers ---------------- */
+
+/*
+ * OID of a foreign server of wrapper outbox_kafka, by name (NULL: "kafka").
+ * Raises undefined_object with a hint, or wrong_object_type.
+ */
+extern Oid	outbox_server_oid(const char *name, bool missing_ok);
+
+/*
+ * May the server's users publish to this topic?  Checked against its option
+ * "topics" (comma-separated patterns, absent: every topic).
+ */
+extern bool outbox_server_topic_allowed(Oid serverid, const char *topic);
+
+#endif							/* OUTBOX_KAFKA_H */

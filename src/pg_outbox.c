@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * pg_outbox.c
+ *	  Module entry: calls each area's init, nothing else.
+ *
+ * The areas, from the bottom up: common; worker, kafka, log; capture, relay,
+ * apply.  Includes point downwards only.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+
+#include "fmgr.h"
+#include "utils/guc.h"
+
+#include "common/catalog.h"
+#include "common/fault.h"
+
+OUTBOX_MODULE_MAGIC("pg_outbox");
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	outbox_catalog_init();
+	outbox_fault_init();
+
+	MarkGUCPrefixReserved("pg_outbox");
+}

@@ -1,0 +1,121 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.h
+ *	  Background workers: one launcher per cluster, and per database at most
+ *	  one worker of each kind, which exists only while there is work for it.
+ *
+ * What relay and applier see of their surroundings: who they are, how to
+ * wait, when to stop, how to tell their state.  What a writer sees: how to
+ * wake a worker after its commit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_WORKER_H
+#define OUTBOX_WORKER_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+typedef enum OutboxWorkerKind
+{
+	OUTBOX_WORKER_RELAY,		/* event log -> Kafka, copies, rotation */
+	OUTBOX_WORKER_APPLIER		/* Kafka -> targets */
+} OutboxWorkerKind;
+
+#define OUTBOX_WORKER_KINDS 2
+
+/*
+ * What a kind of worker is.  Registered once from _PG_init, so that the
+ * launcher need not know the layers above it.
+ */
+typedef struct OutboxWorkerClass
+{
+	const char *name;			/* "relay", "applier": process title, views */
+
+	/*
+	 * Is there anything to do for this kind in the current database?  Called
+	 * inside a transaction with a snapshot, extension known to be installed.
+	 * A worker whose has_work() is false ends and is started again when
+	 * outbox_worker_poke() says that the catalogs changed.
+	 */
+	bool		(*has_work) (void);
+
+	/*
+	 * The worker's life: runs outside a transaction, returns when
+	 * outbox_worker_stopping() or when there is nothing left to do.  An error
+	 * that escapes is logged, stored as the worker's last error, and the
+	 * worker is started again with back-off.
+	 */
+	void		(*main) (void);
+} OutboxWorkerClass;
+
+extern void outbox_worker_register(OutboxWorkerKind kind,
+								   const OutboxWorkerClass *class);
+
+/* ---------------- in a worker ---------------- */
+
+/* Why outbox_worker_wait() returned; several may be set. */
+#define OUTBOX_WAKE_LATCH	0x01	/* somebody set our latch */
+#define OUTBOX_WAKE_EVENT	0x02	/* the event file descriptor was written */
+#define OUTBOX_WAKE_TIMEOUT	0x04
+
+/*
+ * Wait until something happens, at most timeout_ms (-1: for ever).  Handles
+ * interrupts, ProcSignalBarriers, configuration reload and the postmaster's
+ * death; clears latch and event descriptor before it returns.  Must be called
+ * outside a transaction: nothing is held while waiting.
+ */
+extern int	outbox_worker_wait(long timeout_ms);
+
+/* Non-blocking eventfd that libraries write to in order to wake the worker. */
+extern int	outbox_worker_event_fd(void);
+
+/* True once the worker should return from main() soon. */
+extern bool outbox_worker_stopping(void);
+
+/*
+ * True if the catalogs of publications, subscriptions or servers may have
+ * changed since the last call (a poke, or a reload of the configuration).
+ */
+extern bool outbox_worker_catalog_changed(void);
+
+/*
+ * Say what the worker is doing.  "state" is one short word for the status
+ * view ("running", "idle", "waiting", "stopped"), "waiting_for" what it waits
+ * for, or NULL.  Both are copied.
+ */
+extern void outbox_worker_report(const char *state, const char *waiting_for);
+
+/* Remember the last error (message text without secrets), shown by status. */
+extern void outbox_worker_report_error(const char *message);
+
+/*
+ * A flag for the writers' side: the relay calls sleeping(true) before it
+ * waits and looks at the log once more after that; only then a committing
+ * writer needs to set its latch.
+ */
+extern void outbox_worker_set_sleeping(bool sleeping);
+
+/* ---------------- in any backend ---------------- */
+
+/*
+ * Wake this database's worker.  Safe in commit callbacks: takes no lock that
+ * can wait, cannot fail, does nothing without preloading.  Costs one atomic
+ * read if the worker is awake already.
+ */
+extern void outbox_worker_wake(OutboxWorkerKind kind);
+
+/*
+ * After this transaction's commit tell the workers of this database that the
+ * catalogs have changed, and have the launcher start those that have work now.
+ * Nothing is told if it aborts.
+ */
+extern void outbox_worker_poke_at_commit(void);
+
+/* True if the library was preloaded, so that workers can exist. */
+extern bool outbox_worker_available(void);
+
+extern void outbox_worker_init(void);
+
+#endif							/* OUTBOX_WORKER_H */
