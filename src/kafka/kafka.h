@@ -19,16 +19,10 @@
 
 #include "datatype/timestamp.h"
 
+#include "common/header.h"
+
 typedef struct OutboxProducer OutboxProducer;
 typedef struct OutboxConsumer OutboxConsumer;
-
-/* A header; value NULL is a header without a value.  Not NUL-terminated. */
-typedef struct OutboxHeader
-{
-	const char *name;			/* NUL-terminated */
-	const char *value;
-	int32		value_len;
-} OutboxHeader;
 
 /* Whose fault it is, which decides what happens next. */
 typedef enum OutboxKafkaFault

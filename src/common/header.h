@@ -1,0 +1,21 @@
+/*-------------------------------------------------------------------------
+ *
+ * header.h
+ *	  A record header: what producer, consumer and dead letters share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_HEADER_H
+#define OUTBOX_HEADER_H
+
+#include "postgres.h"
+
+/* A header; value NULL is a header without a value.  Not NUL-terminated. */
+typedef struct OutboxHeader
+{
+	const char *name;			/* NUL-terminated */
+	const char *value;
+	int32		value_len;
+} OutboxHeader;
+
+#endif							/* OUTBOX_HEADER_H */
