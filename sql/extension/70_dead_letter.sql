@@ -32,4 +32,4 @@ CREATE INDEX _dead_letter_open_idx ON outbox._dead_letter (name, identity, id)
 COMMENT ON TABLE outbox._dead_letter IS 'events set aside; internal, see view outbox.dead_letters';
 COMMENT ON COLUMN outbox._dead_letter.state IS 'parked: tried again by itself; dead: waits for a person; retry: a person asked for it to be driven again; done: it went through since; discarded: given up, with a reason';
 SELECT pg_catalog.pg_extension_config_dump('outbox._dead_letter', '');
-SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('outbox._dead_letter', 'id')::regclass, '');
+SELECT pg_catalog.pg_extension_config_dump('outbox._dead_letter_id_seq', '');

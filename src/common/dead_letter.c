@@ -30,7 +30,7 @@ static const char letter_sql[] =
 " $16, $17, $18, $19, $20, $21)"
 " RETURNING id";
 
-static const Oid letter_types[LETTER_NCOLS] = {
+static Oid letter_types[LETTER_NCOLS] = {
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID,
 	INT8OID, BYTEAOID, BYTEAOID, TEXTARRAYOID, BYTEAARRAYOID, TIMESTAMPTZOID, TEXTOID,
 	INT8OID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID,
@@ -140,7 +140,7 @@ outbox_dead_letter_store(const OutboxDeadLetter *dl)
 	outbox_owner_enter(&scope);
 	SPI_connect();
 	letter_params(&params, dl);
-	if (SPI_execute_with_args(letter_sql, LETTER_NCOLS, unconstify(Oid *, letter_types),
+	if (SPI_execute_with_args(letter_sql, LETTER_NCOLS, letter_types,
 							  params.values, params.nulls, false, 1) != SPI_OK_INSERT_RETURNING)
 		elog(ERROR, "could not store dead letter");
 	id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
