@@ -1,9 +1,9 @@
 # pg_outbox: transactional outbox and inbox for PostgreSQL.
 #
 # An ordinary PGXS extension: make, make install, make installcheck, make clean
-# and make dist work as usual and honour PG_CONFIG.  "make demo" and
-# "make check" also work on a machine that has nothing but git and make; they
-# live in scripts/ and are found in build.mk's counterpart, scripts/tasks.mk.
+# and make dist work as usual and honour PG_CONFIG.  "make demo", "make check"
+# and the other TASKS also work on a machine that has nothing but git and make;
+# they are in scripts/tasks.mk.
 
 EXTENSION = pg_outbox
 EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pg_outbox.control)
@@ -22,11 +22,33 @@ PG_CFLAGS = -std=gnu99 -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-miss
 # Nothing here is inlined into compiled expressions: bitcode would only cost.
 override with_llvm = no
 
+# "make installcheck" runs these against a running server, in any PGXS manner;
+# "make prove_installcheck" adds the TAP tests, which start servers themselves.
+REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+REGRESS_OPTS = --load-extension=pg_outbox
+ISOLATION = $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isolation/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test/isolation --load-extension=pg_outbox
+PROVE_TESTS = $(sort $(wildcard test/t/*.pl))
+
+TASKS = setup check check-memory check-versions demo lint indent bench dist
+
+ifneq ($(filter $(TASKS),$(MAKECMDGOALS)),)
+include scripts/tasks.mk
+else
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
-ifneq ($(PGXS),)
-include $(PGXS)
+ifeq ($(wildcard $(PGXS)),)
+$(error No PostgreSQL to build for: "make setup" installs one, or set PG_CONFIG to its pg_config)
 endif
+include $(PGXS)
+
+PG_PROVE_FLAGS += -I test/perl
+.PHONY: prove_installcheck
+prove_installcheck:
+	$(prove_installcheck)
+
+$(OBJS): $(wildcard src/*.h src/*/*.h)
 
 pg_outbox--$(EXTVERSION).sql: $(FRAGMENTS) pg_outbox.control
 	cat $(FRAGMENTS) > $@
+endif

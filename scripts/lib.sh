@@ -1,0 +1,97 @@
+# shellcheck shell=bash
+# lib.sh: what the scripts behind "make check", "make demo" and their like share.
+#
+# Sourced, never run.  Sets ROOT (the source tree) and nothing else.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export ROOT
+
+# A make that called us must not hand its own flags on to the makes we call.
+unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL
+
+say()
+{
+	printf '%s\n' "$*"
+}
+
+die()
+{
+	printf 'error: %s\n' "$*" >&2
+	exit 1
+}
+
+have()
+{
+	command -v "$1" >/dev/null 2>&1
+}
+
+# usable_pg_config PROGRAM: does it belong to a server that we can build for?
+usable_pg_config()
+{
+	local pgxs
+
+	pgxs=$("$1" --pgxs 2>/dev/null) || return 1
+	[ -f "$pgxs" ] && [ -x "$("$1" --bindir)/postgres" ]
+}
+
+# pg_major PG_CONFIG: the major version it belongs to
+pg_major()
+{
+	"$1" --version | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p'
+}
+
+# find_pg_config: print the pg_config to use.  PG_CONFIG wins, then the search
+# path, then the newest server where Debian and Ubuntu keep them.
+find_pg_config()
+{
+	local version
+
+	if [ -n "${PG_CONFIG:-}" ]; then
+		usable_pg_config "$PG_CONFIG" || return 1
+		command -v "$PG_CONFIG"
+		return
+	fi
+	if have pg_config && usable_pg_config pg_config; then
+		command -v pg_config
+		return
+	fi
+	for version in 18 17 16 15; do
+		if usable_pg_config "/usr/lib/postgresql/$version/bin/pg_config"; then
+			say "/usr/lib/postgresql/$version/bin/pg_config"
+			return
+		fi
+	done
+	return 1
+}
+
+# PostgreSQL refuses to run as root: the user that runs it instead.
+server_user()
+{
+	if [ "$(id -u)" -ne 0 ]; then
+		id -un
+	elif id -u postgres >/dev/null 2>&1; then
+		say postgres
+	else
+		say nobody
+	fi
+}
+
+# as_server_user COMMAND...: run it as the user of server_user, whose
+# environment is ours; exec'ed, so that its process is the one we can signal.
+as_server_user()
+{
+	local user
+
+	user=$(server_user)
+	if [ "$user" = "$(id -un)" ]; then
+		exec "$@"
+	else
+		exec setpriv --reuid="$user" --regid="$(id -gn "$user")" --init-groups -- "$@"
+	fi
+}
+
+# can_read_as_server_user FILE
+can_read_as_server_user()
+{
+	(as_server_user test -r "$1")
+}
