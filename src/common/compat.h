@@ -13,8 +13,10 @@
 
 #include "postgres.h"
 
+#include "catalog/pg_database.h"
 #include "utils/acl.h"
 #include "utils/resowner.h"
+#include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 150000
 #error "pg_outbox needs PostgreSQL 15 or later"
@@ -23,6 +25,7 @@
 /* 16: one ACL check function for every kind of object */
 #if PG_VERSION_NUM < 160000
 #include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
@@ -50,6 +53,10 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	{
 		case ForeignServerRelationId:
 			return pg_foreign_server_ownercheck(objectid, roleid);
+		case DatabaseRelationId:
+			return pg_database_ownercheck(objectid, roleid);
+		case ExtensionRelationId:
+			return pg_extension_ownercheck(objectid, roleid);
 		case RelationRelationId:
 			return pg_class_ownercheck(objectid, roleid);
 		case ProcedureRelationId:
@@ -87,6 +94,11 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define outbox_wait_event(name) WaitEventExtensionNew(name)
 #else
 #define outbox_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
+/* late minor releases of 15: a database whose DROP did not complete */
+#ifndef DATCONNLIMIT_INVALID_DB
+#define DATCONNLIMIT_INVALID_DB (-2)
 #endif
 
 /* 18: the module says its name and version */

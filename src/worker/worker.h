@@ -50,8 +50,22 @@ typedef struct OutboxWorkerClass
 	void		(*main) (void);
 } OutboxWorkerClass;
 
-extern void outbox_worker_register(OutboxWorkerKind kind,
-								   const OutboxWorkerClass *class);
+extern PGDLLEXPORT void outbox_worker_register(OutboxWorkerKind kind,
+											   const OutboxWorkerClass *class);
+
+/*
+ * Functions of other areas that the workers call without knowing them; set
+ * from _PG_init.
+ *
+ * early_init runs in every worker process before anything else, so that what
+ * it registers with on_proc_exit() runs last of all.
+ *
+ * on_resume runs inside the transaction of outbox.resume(), with the rights of
+ * the extension's owner, when the database takes a new identity because it is
+ * a copy of another: what is stored as transaction ids means nothing any more.
+ */
+extern void outbox_worker_set_early_init(void (*fn) (void));
+extern void outbox_worker_on_resume(void (*fn) (void));
 
 /* ---------------- in a worker ---------------- */
 
@@ -65,14 +79,24 @@ extern void outbox_worker_register(OutboxWorkerKind kind,
  * interrupts, ProcSignalBarriers, configuration reload and the postmaster's
  * death; clears latch and event descriptor before it returns.  Must be called
  * outside a transaction: nothing is held while waiting.
+ *
+ * When the catalogs changed it also judges again whether this worker should
+ * exist (extension still installed and of our version, not paused, has_work()),
+ * in a short transaction of its own; if not, outbox_worker_stopping() turns
+ * true.
  */
-extern int	outbox_worker_wait(long timeout_ms);
+extern PGDLLEXPORT int outbox_worker_wait(long timeout_ms);
 
 /* Non-blocking eventfd that libraries write to in order to wake the worker. */
 extern int	outbox_worker_event_fd(void);
 
-/* True once the worker should return from main() soon. */
-extern bool outbox_worker_stopping(void);
+/*
+ * True once the worker should return from main() soon: within half a second
+ * of the first time it returns true, whatever still runs is then ended by
+ * FATAL at the next CHECK_FOR_INTERRUPTS().  A SIGTERM that arrives inside a
+ * transaction ends it that way at once.
+ */
+extern PGDLLEXPORT bool outbox_worker_stopping(void);
 
 /*
  * True if the catalogs of publications, subscriptions or servers may have
@@ -93,7 +117,8 @@ extern void outbox_worker_report_error(const char *message);
 /*
  * A flag for the writers' side: the relay calls sleeping(true) before it
  * waits and looks at the log once more after that; only then a committing
- * writer needs to set its latch.
+ * writer needs to set its latch.  The first wake-up clears the flag.  In a
+ * worker that never calls this every outbox_worker_wake() arrives.
  */
 extern void outbox_worker_set_sleeping(bool sleeping);
 
@@ -104,14 +129,14 @@ extern void outbox_worker_set_sleeping(bool sleeping);
  * can wait, cannot fail, does nothing without preloading.  Costs one atomic
  * read if the worker is awake already.
  */
-extern void outbox_worker_wake(OutboxWorkerKind kind);
+extern PGDLLEXPORT void outbox_worker_wake(OutboxWorkerKind kind);
 
 /*
  * After this transaction's commit tell the workers of this database that the
  * catalogs have changed, and have the launcher start those that have work now.
  * Nothing is told if it aborts.
  */
-extern void outbox_worker_poke_at_commit(void);
+extern PGDLLEXPORT void outbox_worker_poke_at_commit(void);
 
 /* True if the library was preloaded, so that workers can exist. */
 extern bool outbox_worker_available(void);

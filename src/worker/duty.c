@@ -1,0 +1,110 @@
+/*-------------------------------------------------------------------------
+ *
+ * duty.c
+ *	  Should a kind of worker exist in the current database, and if not, why?
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_extension.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+
+#include "common/catalog.h"
+#include "worker/shared.h"
+
+/*
+ * Version of the extension's SQL objects (palloc'd), NULL if not installed.
+ */
+static char *
+installed_version(void)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tup;
+	char	   *version = NULL;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum(OUTBOX_EXTENSION));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	tup = systable_getnext(scan);
+	if (HeapTupleIsValid(tup))
+	{
+		bool		isnull;
+		Datum		datum = heap_getattr(tup, Anum_pg_extension_extversion,
+										 RelationGetDescr(rel), &isnull);
+
+		version = TextDatumGetCString(datum);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return version;
+}
+
+bool
+outbox_duty_installed(void)
+{
+	return installed_version() != NULL;
+}
+
+/*
+ * Needs a transaction with a snapshot.  The reason is one for the status view,
+ * empty where there is nothing to say.
+ */
+OutboxDuty
+outbox_duty_find(OutboxWorkerKind kind, char *reason, Size size)
+{
+	char	   *version = installed_version();
+	const OutboxWorkerClass *class = outbox_worker_class(kind);
+
+	reason[0] = '\0';
+	if (version == NULL)
+		return OUTBOX_DUTY_NOT_INSTALLED;
+	if (strcmp(version, OUTBOX_VERSION) != 0)
+	{
+		snprintf(reason, size,
+				 "ALTER EXTENSION pg_outbox UPDATE: its objects are of version %s, the library of %s",
+				 version, OUTBOX_VERSION);
+		return OUTBOX_DUTY_VERSION;
+	}
+	if (class == NULL || !class->has_work())
+		return OUTBOX_DUTY_NONE;
+	return OUTBOX_DUTY_WORK;
+}
+
+/*
+ * Move a slot to where the duty puts it.  The lock is held, and the slot has
+ * no process or is our own at its end.
+ */
+void
+outbox_duty_apply(OutboxSlot *slot, OutboxDuty duty, const char *reason,
+				  TimestampTz now)
+{
+	switch (duty)
+	{
+		case OUTBOX_DUTY_WORK:
+			if (slot->state != OUTBOX_SLOT_DUE)
+				outbox_slot_set_due(slot, now);
+			break;
+		case OUTBOX_DUTY_NONE:
+		case OUTBOX_DUTY_NOT_INSTALLED:
+			slot->failures = 0;
+			outbox_slot_set_state(slot, OUTBOX_SLOT_IDLE);
+			break;
+		case OUTBOX_DUTY_PAUSED:
+			outbox_slot_set_blocked(slot, "paused", reason);
+			break;
+		case OUTBOX_DUTY_VERSION:
+			outbox_slot_set_blocked(slot, "stopped", reason);
+			break;
+		case OUTBOX_DUTY_COPY:
+			outbox_slot_set_blocked(slot, "waiting", reason);
+			break;
+	}
+}

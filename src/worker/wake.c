@@ -1,0 +1,179 @@
+/*-------------------------------------------------------------------------
+ *
+ * wake.c
+ *	  The writers' side: waking a worker after a commit, and telling workers
+ *	  and launcher after a commit that the catalogs changed.
+ *
+ * No wake-up can be lost.  The worker that is about to sleep first raises
+ * "sleeping", then passes a memory barrier, then looks at the log with a new
+ * snapshot.  The writer first becomes visible (its callback runs after it left
+ * the array of running transactions), then passes a memory barrier, then reads
+ * "sleeping".  Whichever barrier comes second sees what was done before the
+ * other: either the worker's look finds the rows, or the writer finds the flag
+ * and sets the latch.  A latch that is set between look and sleep ends the
+ * sleep at once.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+
+#include "worker/shared.h"
+
+static bool poke_pending = false;
+static bool rescan_pending = false;
+
+/* Our database's entry, as found last; verified at each use. */
+static OutboxDatabase *my_database = NULL;
+
+/*
+ * The entry of our database, without a lock.  An entry can be freed and taken
+ * by another database at any time; a latch set in vain does no harm.
+ */
+static OutboxDatabase *
+own_database(void)
+{
+	if (my_database == NULL ||
+		pg_atomic_read_u32(&my_database->dboid) != MyDatabaseId)
+		my_database = outbox_database_find(MyDatabaseId);
+	return my_database;
+}
+
+void
+outbox_worker_wake(OutboxWorkerKind kind)
+{
+	OutboxDatabase *db;
+	OutboxSlot *slot;
+	Latch	   *latch;
+
+	if (outbox_shared == NULL || (db = own_database()) == NULL)
+		return;
+
+	slot = &db->slots[kind];
+	pg_memory_barrier();
+	if (pg_atomic_read_u32(&slot->sleeping) == 0)
+		return;
+
+	/* Of many writers one sets the latch; the worker raises the flag again. */
+	if (pg_atomic_exchange_u32(&slot->sleeping, 0) == 0)
+		return;
+	latch = (Latch *) (uintptr_t) pg_atomic_read_u64(&slot->latch);
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
+void
+outbox_launcher_wake(void)
+{
+	Latch	   *latch;
+
+	latch = (Latch *) (uintptr_t) pg_atomic_read_u64(&outbox_shared->launcher_latch);
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
+/*
+ * Tell workers and launcher now.  Where the array of databases is full, the
+ * launcher looks at all databases again and logs the shortage.
+ */
+void
+outbox_worker_poke_now(void)
+{
+	OutboxDatabase *db;
+
+	if (outbox_shared == NULL)
+		return;
+
+	outbox_shared_lock();
+	db = outbox_database_enter(MyDatabaseId);
+	if (db != NULL)
+		outbox_database_poke(db);
+	else
+		outbox_shared->rescan = true;
+	outbox_shared_unlock();
+	outbox_launcher_wake();
+}
+
+void
+outbox_worker_poke_at_commit(void)
+{
+	poke_pending = true;
+}
+
+bool
+outbox_worker_poke_pending(void)
+{
+	return poke_pending;
+}
+
+/*
+ * COMMIT PREPARED, perhaps of another session's transaction: nobody was woken
+ * when it committed.
+ */
+void
+outbox_worker_wake_after_prepared(void)
+{
+	OutboxDatabase *db;
+
+	if (outbox_shared == NULL || (db = own_database()) == NULL)
+		return;
+	for (int kind = 0; kind < OUTBOX_WORKER_KINDS; kind++)
+		outbox_worker_wake(kind);
+	if (db->prepared_poke)
+		outbox_worker_poke_now();
+}
+
+/*
+ * The prepared transaction's poke becomes due at COMMIT PREPARED.
+ */
+static void
+remember_prepared_poke(void)
+{
+	OutboxDatabase *db;
+
+	outbox_shared_lock();
+	db = outbox_database_enter(MyDatabaseId);
+	if (db != NULL)
+		db->prepared_poke = true;
+	outbox_shared_unlock();
+}
+
+void
+outbox_worker_rescan_at_commit(void)
+{
+	rescan_pending = true;
+}
+
+static void
+wake_xact_callback(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
+		event != XACT_EVENT_PREPARE)
+		return;
+
+	if (outbox_shared != NULL)
+	{
+		outbox_ddl_end_of_xact();
+		if (poke_pending && event == XACT_EVENT_COMMIT)
+			outbox_worker_poke_now();
+		if (poke_pending && event == XACT_EVENT_PREPARE)
+			remember_prepared_poke();
+		if (rescan_pending && event == XACT_EVENT_COMMIT)
+		{
+			outbox_shared->rescan = true;
+			outbox_launcher_wake();
+		}
+	}
+
+	poke_pending = false;
+	rescan_pending = false;
+}
+
+void
+outbox_wake_init(void)
+{
+	RegisterXactCallback(wake_xact_callback, NULL);
+}
