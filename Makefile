@@ -10,8 +10,14 @@ EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pg_outbox.cont
 
 MODULE_big = pg_outbox
 SRCS := $(sort $(wildcard src/*.c src/common/*.c src/worker/*.c src/capture/*.c \
-          src/log/*.c src/relay/*.c src/apply/*.c))
+          src/kafka/*.c src/log/*.c src/relay/*.c src/apply/*.c))
 OBJS = $(SRCS:.c=.o)
+
+# The Kafka client is a library of its own, the only one linked with librdkafka;
+# pg_outbox loads it when it first needs it (src/kafka/load.c).
+KAFKA_SRCS := $(sort $(wildcard src/kafka/module/*.c))
+KAFKA_OBJS = $(KAFKA_SRCS:.c=.o)
+RDKAFKA_LIBS ?= -lrdkafka
 
 FRAGMENTS := $(sort $(wildcard sql/extension/*.sql))
 DATA_built = pg_outbox--$(EXTVERSION).sql
@@ -48,6 +54,30 @@ prove_installcheck:
 	$(prove_installcheck)
 
 $(OBJS): $(wildcard src/*.h src/*/*.h)
+
+KAFKA_LIB = pg_outbox_kafka$(DLSUFFIX)
+
+all: $(KAFKA_LIB)
+install: install-kafka
+uninstall: uninstall-kafka
+clean: clean-kafka
+
+$(KAFKA_OBJS): CFLAGS += -fvisibility=hidden
+$(KAFKA_OBJS): $(wildcard src/kafka/*.h src/kafka/module/*.h src/common/*.h)
+
+$(KAFKA_LIB): $(KAFKA_OBJS)
+	$(LINK.shared) -o $@ $(KAFKA_OBJS) $(LDFLAGS) $(LDFLAGS_SL) $(RDKAFKA_LIBS)
+
+install-kafka: $(KAFKA_LIB) installdirs
+	$(INSTALL_SHLIB) $(KAFKA_LIB) '$(DESTDIR)$(pkglibdir)/$(KAFKA_LIB)'
+
+uninstall-kafka:
+	rm -f '$(DESTDIR)$(pkglibdir)/$(KAFKA_LIB)'
+
+clean-kafka:
+	rm -f $(KAFKA_LIB) $(KAFKA_OBJS)
+
+.PHONY: install-kafka uninstall-kafka clean-kafka
 
 pg_outbox--$(EXTVERSION).sql: $(FRAGMENTS) pg_outbox.control
 	cat $(FRAGMENTS) > $@

@@ -15,6 +15,7 @@
 
 #include "common/catalog.h"
 #include "common/fault.h"
+#include "kafka/kafka.h"
 #include "worker/worker.h"
 
 OUTBOX_MODULE_MAGIC("pg_outbox");
@@ -27,6 +28,7 @@ _PG_init(void)
 	outbox_catalog_init();
 	outbox_fault_init();
 	outbox_worker_init();
+	outbox_kafka_init();
 
 	MarkGUCPrefixReserved("pg_outbox");
 }

@@ -87,8 +87,9 @@ extern bool outbox_producer_connected(OutboxProducer *prod, const char **reason)
 extern const char *outbox_producer_error(OutboxProducer *prod);
 
 /*
- * Fail the unsent messages of one topic (their reports say TOPIC), so that it
- * can be stopped; those on the wire are still reported as they turn out.
+ * A topic was stopped: look at it afresh when the next message for it comes.
+ * Nothing is taken back: its messages are reported as they turn out, those of
+ * a missing or forbidden topic with FAULT_TOPIC within seconds.
  */
 extern void outbox_producer_forget_topic(OutboxProducer *prod, const char *topic);
 
@@ -195,6 +196,10 @@ extern void outbox_consumer_close(OutboxConsumer *cons);
 
 /* ---------------- servers ---------------- */
 
+/* Name of the foreign-data wrapper, and of the server used by default. */
+#define OUTBOX_KAFKA_WRAPPER "outbox_kafka"
+#define OUTBOX_DEFAULT_SERVER "kafka"
+
 /*
  * OID of a foreign server of wrapper outbox_kafka, by name (NULL: "kafka").
  * Raises undefined_object with a hint, or wrong_object_type.
@@ -206,5 +211,32 @@ extern Oid	outbox_server_oid(const char *name, bool missing_ok);
  * "topics" (comma-separated patterns, absent: every topic).
  */
 extern bool outbox_server_topic_allowed(Oid serverid, const char *topic);
+
+/*
+ * A number that changes when what a worker would connect with changes: the
+ * server's options, the mapping it uses, the contents of its secrets file.
+ * Raises like outbox_producer_create().  Needs a transaction.
+ */
+extern uint64 outbox_server_fingerprint(Oid serverid);
+
+/*
+ * Called by the validator, in the transaction that creates or alters a server
+ * or a user mapping.  Whoever has to tell the workers sets it.
+ */
+extern void (*outbox_server_altered_hook) (void);
+
+/* ---------------- process ---------------- */
+
+/* Settings; called from _PG_init. */
+extern void outbox_kafka_init(void);
+
+/*
+ * Make this process leave through _exit() if it has used the library by then:
+ * exit() would run the TLS library's clean-up under the feet of threads that
+ * still use it, and the crash of one worker restarts the whole cluster.  To be
+ * called before any other on_proc_exit() of the process, so that it runs last.
+ * Does not load the library.
+ */
+extern void outbox_kafka_register_exit(void);
 
 #endif							/* OUTBOX_KAFKA_H */

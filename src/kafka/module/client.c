@@ -1,0 +1,427 @@
+/*-------------------------------------------------------------------------
+ *
+ * client.c
+ *	  A librdkafka instance: its configuration, its events, its end.
+ *
+ * No function here raises while it holds an object of the library that
+ * nobody would free: texts are copied out of events first, and what needs
+ * memory is allocated before the instance is made.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "kafka/module/client.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <syslog.h>
+
+#include "utils/memutils.h"
+
+#define PROBE_INTERVAL_MS 500	/* between two looks for a live broker */
+#define LOG_WINDOW_MS 60000		/* per window at most LOG_LINES lines */
+#define LOG_LINES 10
+
+/* For every client; the server's settings may differ. */
+static const Property common_defaults[] = {
+	{"client.id", "pg_outbox"},
+	{"socket.keepalive.enable", "true"},
+	{"socket.nagle.disable", "true"},
+	{"reconnect.backoff.ms", "100"},
+	{"reconnect.backoff.max.ms", "2000"},
+
+	/*
+	 * For so long a topic that the brokers do not know may still come into
+	 * being by auto-creation, before it is reported as missing.
+	 */
+	{"topic.metadata.propagation.max.ms", "5000"},
+	{NULL}
+};
+
+/*
+ * For every client, not to be changed.  With GSSAPI the library would run
+ * kinit through a shell; that is off, the ticket or keytab comes from the
+ * server's environment.
+ */
+static const Property common_fixed[] = {
+	{"log.queue", "true"},
+	{"log.thread.name", "false"},
+	{"sasl.kerberos.min.time.before.relogin", "0"},
+	{NULL}
+};
+
+/* ---------------- configuration ---------------- */
+
+const char *
+client_setting(const OutboxServerSettings *settings, const char *name,
+			   const char *otherwise)
+{
+	for (int i = 0; i < settings->nitems; i++)
+		if (strcmp(settings->items[i].name, name) == 0)
+			return settings->items[i].value;
+	return otherwise;
+}
+
+static bool
+conf_put(rd_kafka_conf_t *conf, const char *name, const char *value,
+		 char *errstr, size_t size)
+{
+	return rd_kafka_conf_set(conf, name, value, errstr, size) == RD_KAFKA_CONF_OK;
+}
+
+static bool
+conf_put_list(rd_kafka_conf_t *conf, const Property *list,
+			  char *errstr, size_t size)
+{
+	for (; list != NULL && list->name != NULL; list++)
+		if (!conf_put(conf, list->name, list->value, errstr, size))
+			return false;
+	return true;
+}
+
+static bool
+conf_put_settings(rd_kafka_conf_t *conf, const OutboxServerSettings *settings,
+				  int clients, char *errstr, size_t size)
+{
+	for (int i = 0; i < settings->nitems; i++)
+	{
+		const OutboxSetting *set = &settings->items[i];
+
+		if ((set->clients & clients) == 0)
+			continue;
+		if (!conf_put(conf, set->name, set->value, errstr, size))
+		{
+			if (set->secret)
+				snprintf(errstr, size, "Invalid value for \"%s\"", set->name);
+			return false;
+		}
+	}
+	return true;
+}
+
+static rd_kafka_conf_t *
+conf_build(rd_kafka_type_t type, const OutboxServerSettings *settings,
+		   const Property *defaults, const Property *fixed, int events,
+		   char *errstr, size_t size)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	int			clients = type == RD_KAFKA_PRODUCER ?
+		OUTBOX_SETTING_PRODUCER : OUTBOX_SETTING_CONSUMER;
+
+	if (!conf_put_list(conf, common_defaults, errstr, size) ||
+		!conf_put_list(conf, defaults, errstr, size) ||
+		!conf_put_settings(conf, settings, clients, errstr, size) ||
+		!conf_put_list(conf, common_fixed, errstr, size) ||
+		!conf_put_list(conf, fixed, errstr, size))
+	{
+		rd_kafka_conf_destroy(conf);
+		return NULL;
+	}
+	rd_kafka_conf_set_events(conf, events | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG);
+	return conf;
+}
+
+/*
+ * Does librdkafka accept the setting?  Returns NULL or its reason, which
+ * repeats the value.
+ */
+char *
+client_setting_check(const OutboxSetting *setting)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	char		errstr[CLIENT_REASON_SIZE];
+	bool		ok;
+
+	ok = conf_put(conf, setting->name, setting->value, errstr, sizeof(errstr));
+	rd_kafka_conf_destroy(conf);
+	return ok ? NULL : pstrdup(errstr);
+}
+
+/* ---------------- secrets ---------------- */
+
+static void
+client_keep_secrets(Client *client, const OutboxServerSettings *settings)
+{
+	client->secrets = palloc((settings->nitems + 1) * sizeof(char *));
+	for (int i = 0; i < settings->nitems; i++)
+		if (settings->items[i].secret && settings->items[i].value[0] != '\0')
+			client->secrets[client->nsecrets++] = pstrdup(settings->items[i].value);
+}
+
+void
+client_scrub(const Client *client, char *text)
+{
+	for (int i = 0; i < client->nsecrets; i++)
+	{
+		size_t		len = strlen(client->secrets[i]);
+		char	   *hit = text;
+
+		while ((hit = strstr(hit, client->secrets[i])) != NULL)
+		{
+			memset(hit, '*', len);
+			hit += len;
+		}
+	}
+}
+
+/* ---------------- life ---------------- */
+
+MemoryContext
+client_context(const char *name)
+{
+	return AllocSetContextCreateInternal(TopMemoryContext, name,
+										 ALLOCSET_DEFAULT_SIZES);
+}
+
+/*
+ * Threads inherit the signal mask.  One that took SIGURG or SIGTERM in the
+ * backend's place would lose a wake-up, so they start with all blocked.
+ */
+static rd_kafka_t *
+instance_create(rd_kafka_type_t type, rd_kafka_conf_t *conf,
+				char *errstr, size_t size)
+{
+	sigset_t	all,
+				saved;
+	rd_kafka_t *rk;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &saved);
+	rk = rd_kafka_new(type, conf, errstr, size);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	if (rk == NULL)
+		rd_kafka_conf_destroy(conf);
+	return rk;
+}
+
+static void
+client_start(Client *client, rd_kafka_type_t type, rd_kafka_conf_t *conf,
+			 int event_fd, char *errstr, size_t size)
+{
+	static const uint64 one = 1;
+
+	client->rk = instance_create(type, conf, errstr, size);
+	if (client->rk == NULL)
+		return;
+	rd_kafka_set_log_queue(client->rk, NULL);
+	if (type == RD_KAFKA_CONSUMER)
+	{
+		rd_kafka_poll_set_consumer(client->rk);
+		client->queue = rd_kafka_queue_get_consumer(client->rk);
+	}
+	else
+		client->queue = rd_kafka_queue_get_main(client->rk);
+	if (event_fd >= 0)
+		rd_kafka_queue_io_event_enable(client->queue, event_fd, &one, sizeof(one));
+}
+
+void
+client_create(Client *client, rd_kafka_type_t type,
+			  const OutboxServerSettings *settings,
+			  const Property *defaults, const Property *fixed,
+			  int events, int event_fd)
+{
+	MemoryContext old = MemoryContextSwitchTo(client->cxt);
+	char		errstr[CLIENT_REASON_SIZE] = "";
+	rd_kafka_conf_t *conf;
+
+	client->server = pstrdup(settings->server);
+	client_keep_secrets(client, settings);
+	strlcpy(client->reason, "no broker has answered yet", sizeof(client->reason));
+	MemoryContextSwitchTo(old);
+
+	conf = conf_build(type, settings, defaults, fixed, events,
+					  errstr, sizeof(errstr));
+	if (conf != NULL)
+		client_start(client, type, conf, event_fd, errstr, sizeof(errstr));
+	if (client->rk == NULL)
+	{
+		client_scrub(client, errstr);
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg("could not create a Kafka client for server \"%s\"",
+						settings->server),
+				 errdetail("The Kafka client says: %s", errstr)));
+	}
+}
+
+/*
+ * The library waits here for its threads: at most for a name lookup that one
+ * of them is in, which the system's resolver bounds.
+ */
+void
+client_destroy(Client *client)
+{
+	if (client->rk == NULL)
+		return;
+	rd_kafka_queue_io_event_enable(client->queue, -1, NULL, 0);
+	rd_kafka_queue_destroy(client->queue);
+	rd_kafka_destroy_flags(client->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	client->queue = NULL;
+	client->rk = NULL;
+}
+
+int
+client_ms_until(TimestampTz then)
+{
+	long		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), then);
+
+	return (int) Min(ms, INT_MAX);
+}
+
+/* ---------------- events ---------------- */
+
+/*
+ * One more line in this window?  When a window ends, tell how many lines were
+ * left out.
+ */
+static bool
+log_admit(Client *client)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (TimestampDifferenceExceeds(client->log_since, now, LOG_WINDOW_MS))
+	{
+		int			suppressed = client->log_lines - LOG_LINES;
+
+		client->log_since = now;
+		client->log_lines = 0;
+		if (suppressed > 0)
+			ereport(LOG,
+					(errmsg("Kafka server \"%s\": %d more messages of the client were suppressed",
+							client->server, suppressed)));
+	}
+	return client->log_lines++ < LOG_LINES;
+}
+
+static void
+note_log(Client *client, rd_kafka_event_t *ev)
+{
+	const char *fac;
+	const char *str;
+	char		line[CLIENT_REASON_SIZE];
+	int			level;
+
+	if (client->quiet || rd_kafka_event_log(ev, &fac, &str, &level) != 0)
+		return;
+	if (level > LOG_WARNING)
+	{
+		if (level > LOG_INFO || !message_level_is_interesting(DEBUG1))
+			return;
+	}
+	else if (!log_admit(client))
+		return;
+	strlcpy(line, str, sizeof(line));
+	client_scrub(client, line);
+	ereport(level <= LOG_CRIT ? WARNING : level <= LOG_WARNING ? LOG : DEBUG1,
+			(errmsg("Kafka server \"%s\": %s", client->server, line)));
+}
+
+static void
+note_error(Client *client, rd_kafka_event_t *ev)
+{
+	rd_kafka_resp_err_t err = rd_kafka_event_error(ev);
+	const char *str = rd_kafka_event_error_string(ev);
+
+	if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+	{
+		client->up = false;
+		client->down = true;
+		return;
+	}
+	if (rd_kafka_event_error_is_fatal(ev))
+		client->fatal = true;
+	else if (client->fatal)
+		return;
+	strlcpy(client->reason, str ? str : rd_kafka_err2str(err),
+			sizeof(client->reason));
+	client_scrub(client, client->reason);
+}
+
+void
+client_note_event(Client *client, rd_kafka_event_t *ev)
+{
+	switch (rd_kafka_event_type(ev))
+	{
+		case RD_KAFKA_EVENT_LOG:
+			note_log(client, ev);
+			break;
+		case RD_KAFKA_EVENT_ERROR:
+			note_error(client, ev);
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * The library reports when the last broker is lost but not when one is back.
+ * An answered message tells; without traffic, a request for metadata that
+ * does not wait fails with a certain error if no broker is up.
+ */
+static void
+client_probe(Client *client)
+{
+	const struct rd_kafka_metadata *md;
+	TimestampTz now = GetCurrentTimestamp();
+	rd_kafka_resp_err_t err;
+
+	if (!TimestampDifferenceExceeds(client->probed_at, now, PROBE_INTERVAL_MS))
+		return;
+	client->probed_at = now;
+	err = rd_kafka_metadata(client->rk, 0, NULL, &md, 0);
+	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
+		rd_kafka_metadata_destroy(md);
+	if (err == RD_KAFKA_RESP_ERR_NO_ERROR ||
+		err == RD_KAFKA_RESP_ERR__TIMED_OUT)
+		client_note_answer(client);
+}
+
+bool
+client_connected(Client *client, const char **reason)
+{
+	if (!client->fatal && !client->up)
+		client_probe(client);
+	if (client->up && !client->fatal)
+		return true;
+	if (reason != NULL)
+		*reason = client->reason;
+	return false;
+}
+
+/* ---------------- errors ---------------- */
+
+OutboxKafkaFault
+fault_of_error(rd_kafka_resp_err_t err)
+{
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR_NO_ERROR:
+			return OUTBOX_KAFKA_OK;
+
+		case RD_KAFKA_RESP_ERR_INVALID_MSG:
+		case RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE:
+		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+		case RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE:
+		case RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP:
+		case RD_KAFKA_RESP_ERR_INVALID_RECORD:
+		case RD_KAFKA_RESP_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT:
+			return OUTBOX_KAFKA_FAULT_EVENT;
+
+		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
+		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+		case RD_KAFKA_RESP_ERR_POLICY_VIOLATION:
+		case RD_KAFKA_RESP_ERR_INVALID_REPLICATION_FACTOR:
+		case RD_KAFKA_RESP_ERR_INVALID_PARTITIONS:
+		case RD_KAFKA_RESP_ERR_INVALID_CONFIG:
+		case RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS:
+		case RD_KAFKA_RESP_ERR_UNSUPPORTED_COMPRESSION_TYPE:
+			return OUTBOX_KAFKA_FAULT_TOPIC;
+
+		default:
+			return OUTBOX_KAFKA_FAULT_CLUSTER;
+	}
+}

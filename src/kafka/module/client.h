@@ -1,0 +1,103 @@
+/*-------------------------------------------------------------------------
+ *
+ * client.h
+ *	  What producer, consumer and server check have in common: a librdkafka
+ *	  instance, its event queue, what is known of the connection.
+ *
+ * librdkafka runs threads of its own.  None of them ever runs our code: there
+ * are no callbacks, everything they have to say is taken off the queue by the
+ * backend's thread.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_KAFKA_CLIENT_H
+#define OUTBOX_KAFKA_CLIENT_H
+
+#include "common/compat.h"
+#include "kafka/api.h"
+
+#include <librdkafka/rdkafka.h>
+
+#include "utils/timestamp.h"
+
+#define CLIENT_REASON_SIZE 512
+
+typedef struct Client
+{
+	MemoryContext cxt;			/* all of the client's memory */
+	char	   *server;			/* name of the foreign server */
+	char	  **secrets;		/* values that no message may show */
+	int			nsecrets;
+
+	/* library */
+	rd_kafka_t *rk;				/* NULL once ended */
+	rd_kafka_queue_t *queue;	/* everything arrives here */
+
+	/* connection */
+	bool		up;				/* a broker has answered since the last outage */
+	bool		down;			/* all brokers were reported down, not up since */
+	bool		fatal;			/* the library has given up */
+	TimestampTz probed_at;		/* last look whether a broker is up */
+	char		reason[CLIENT_REASON_SIZE]; /* why it is not up */
+
+	/* log */
+	bool		quiet;			/* nothing to the server log */
+	TimestampTz log_since;		/* beginning of the current window */
+	int			log_lines;		/* lines written and suppressed in it */
+} Client;
+
+/* A setting of our own. */
+typedef struct Property
+{
+	const char *name;
+	const char *value;
+} Property;
+
+/*
+ * Make a client: our defaults, then the server's settings, then what is not
+ * to be changed; lists end with a NULL name.  event_fd is written when
+ * the queue becomes non-empty (-1: never).  Raises fdw_error.
+ */
+extern void client_create(Client *client, rd_kafka_type_t type,
+						  const OutboxServerSettings *settings,
+						  const Property *defaults, const Property *fixed,
+						  int events, int event_fd);
+
+/* The context that a client and its memory live in. */
+extern MemoryContext client_context(const char *name);
+
+/* End the library's instance; waits for its threads. */
+extern void client_destroy(Client *client);
+
+/* Take note of an error or log event.  Does not destroy it. */
+extern void client_note_event(Client *client, rd_kafka_event_t *ev);
+
+/* Some broker has answered. */
+static inline void
+client_note_answer(Client *client)
+{
+	client->up = true;
+	client->down = false;
+}
+
+extern bool client_connected(Client *client, const char **reason);
+
+/* Overwrite all secret values in the text, in place. */
+extern void client_scrub(const Client *client, char *text);
+
+/* A setting's value, or the default. */
+extern const char *client_setting(const OutboxServerSettings *settings,
+								  const char *name, const char *otherwise);
+
+/* Milliseconds from now until then, not negative. */
+extern int	client_ms_until(TimestampTz then);
+
+/* Whose fault an error of librdkafka's is. */
+extern OutboxKafkaFault fault_of_error(rd_kafka_resp_err_t err);
+
+/* The parts of the table in module.c. */
+extern char *client_setting_check(const OutboxSetting *setting);
+extern void client_server_check(const OutboxServerSettings *settings,
+								int timeout_ms, OutboxServerCheck *check);
+
+#endif							/* OUTBOX_KAFKA_CLIENT_H */

@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * module.c
+ *	  Entry of pg_outbox_kafka: the table of its functions.
+ *
+ * Everything else in this library is hidden from the dynamic linker (see the
+ * Makefile), so that short names cannot meet those of other libraries.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "kafka/module/client.h"
+
+#include "fmgr.h"
+
+#include "kafka/module/producer.h"
+
+#pragma GCC visibility push(default)
+
+OUTBOX_MODULE_MAGIC("pg_outbox_kafka");
+
+extern const OutboxKafkaApi *outbox_kafka_library(void);
+
+#pragma GCC visibility pop
+
+static const OutboxKafkaApi api = {
+	.abi = OUTBOX_KAFKA_ABI,
+	.version = OUTBOX_VERSION,
+
+	.setting_check = client_setting_check,
+	.server_check = client_server_check,
+
+	.producer_create = producer_create,
+	.producer_send = producer_send,
+	.producer_poll = producer_poll,
+	.producer_in_flight = producer_in_flight,
+	.producer_connected = producer_connected,
+	.producer_error = producer_error,
+	.producer_forget_topic = producer_forget_topic,
+	.producer_close = producer_close,
+};
+
+const OutboxKafkaApi *
+outbox_kafka_library(void)
+{
+	return &api;
+}

@@ -1,0 +1,524 @@
+/*-------------------------------------------------------------------------
+ *
+ * producer.c
+ *	  Idempotent producer: messages in, delivery reports out.
+ *
+ * Order.  The library is told to give up altogether (gap-less guarantee) when
+ * a broker rejects a batch: nothing behind the rejected messages is written
+ * before the caller has decided about them, makes a new producer and goes on
+ * from there.
+ *
+ * Batches.  A broker rejects batches, not messages, so the report of a
+ * rejected message may tell of its neighbour's fault.  It is passed on as the
+ * message's own (FAULT_EVENT) only if the message was alone in its batch.  If
+ * not, the report says FAULT_CLUSTER, and the next producer of this process
+ * for the server sends smaller batches (too large) or single messages (any
+ * other reason) until the culprit has shown itself.  This memory is in
+ * "narrowed" below and ends with the process; without it the search starts
+ * anew.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "kafka/module/producer.h"
+
+#include "miscadmin.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#define TOPIC_NAME_SIZE 256		/* Kafka's limit is 249 characters */
+#define ERROR_SIZE 256
+#define MAX_HEADERS_ON_STACK 16
+#define BATCH_BYTES_DEFAULT "1000000"
+#define TOPIC_REFRESH_MS 1000	/* between two looks whether a topic is there now */
+#define ALONE_MESSAGES 5000		/* single messages sent in search of a culprit */
+
+/* What an earlier producer learned of a server; for the process's life. */
+typedef struct Narrowed
+{
+	char		server[NAMEDATALEN];	/* hash key */
+	int			batch_bytes;	/* 0: as configured */
+	int			alone;			/* so many messages yet to be sent singly */
+} Narrowed;
+
+typedef struct TopicEntry
+{
+	char		name[TOPIC_NAME_SIZE];	/* hash key */
+	rd_kafka_topic_t *rkt;
+	bool		faulty;			/* refused a message since it last took one */
+	TimestampTz refreshed_at;	/* when the brokers were last asked about it */
+} TopicEntry;
+
+struct OutboxProducer
+{
+	Client		client;
+	HTAB	   *topics;			/* TopicEntry by name */
+	TopicEntry *last_topic;		/* of the last message sent */
+	rd_kafka_event_t *reports;	/* batch of reports being handed out, or NULL */
+	int			in_flight;		/* accepted and not yet reported */
+	Narrowed   *narrowed;
+	size_t		batch_bytes;	/* largest batch of several messages */
+	bool		alone;			/* every batch is a single message */
+	bool		narrowing;		/* has asked for smaller batches already */
+	char		error[ERROR_SIZE];	/* of the last send */
+};
+
+static HTAB *narrowed_servers = NULL;
+
+static const Property producer_defaults[] = {
+	{"linger.ms", "1"},
+	{"queue.buffering.max.kbytes", "32768"},
+	{"queue.buffering.max.messages", "200000"},
+	{NULL}
+};
+
+/* ---------------- life ---------------- */
+
+static Narrowed *
+narrowed_find(const char *server)
+{
+	Narrowed   *narrowed;
+	bool		found;
+
+	if (narrowed_servers == NULL)
+	{
+		HASHCTL		ctl;
+
+		memset(&ctl, 0, sizeof(ctl));
+		ctl.keysize = NAMEDATALEN;
+		ctl.entrysize = sizeof(Narrowed);
+		ctl.hcxt = TopMemoryContext;
+		narrowed_servers = hash_create("pg_outbox narrowed producers", 8, &ctl,
+									   HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+	}
+	narrowed = hash_search(narrowed_servers, server, HASH_ENTER, &found);
+	if (!found)
+	{
+		narrowed->batch_bytes = 0;
+		narrowed->alone = 0;
+	}
+	return narrowed;
+}
+
+static HTAB *
+topics_create(MemoryContext cxt)
+{
+	HASHCTL		ctl;
+
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = TOPIC_NAME_SIZE;
+	ctl.entrysize = sizeof(TopicEntry);
+	ctl.hcxt = cxt;
+	return hash_create("pg_outbox producer topics", 64, &ctl,
+					   HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+}
+
+static void
+producer_configure(OutboxProducer *prod, const OutboxServerSettings *settings,
+				   int event_fd)
+{
+	char		batch_bytes[16];
+	Property	fixed[] = {
+		{"enable.idempotence", "true"},
+		{"enable.gapless.guarantee", "true"},
+		{"acks", "all"},
+		{"message.timeout.ms", "0"},
+		{"partitioner", "murmur2_random"},
+		{"delivery.report.only.error", "false"},
+		{"batch.size", batch_bytes},
+		{NULL},					/* room for one more */
+		{NULL}
+	};
+
+	prod->batch_bytes = atoi(client_setting(settings, "batch.size",
+											BATCH_BYTES_DEFAULT));
+	if (prod->narrowed->batch_bytes > 0)
+		prod->batch_bytes = Min(prod->batch_bytes, prod->narrowed->batch_bytes);
+	snprintf(batch_bytes, sizeof(batch_bytes), "%zu", prod->batch_bytes);
+	prod->alone = prod->narrowed->alone > 0;
+	if (prod->alone)
+	{
+		fixed[lengthof(fixed) - 2].name = "batch.num.messages";
+		fixed[lengthof(fixed) - 2].value = "1";
+	}
+	client_create(&prod->client, RD_KAFKA_PRODUCER, settings,
+				  producer_defaults, fixed, RD_KAFKA_EVENT_DR, event_fd);
+}
+
+OutboxProducer *
+producer_create(const OutboxServerSettings *settings, int event_fd)
+{
+	MemoryContext cxt = client_context("pg_outbox producer");
+	OutboxProducer *prod;
+
+	PG_TRY();
+	{
+		prod = MemoryContextAllocZero(cxt, sizeof(OutboxProducer));
+		prod->client.cxt = cxt;
+		prod->topics = topics_create(cxt);
+		prod->narrowed = narrowed_find(settings->server);
+		producer_configure(prod, settings, event_fd);
+	}
+	PG_CATCH();
+	{
+		MemoryContextDelete(cxt);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return prod;
+}
+
+static void
+producer_free(OutboxProducer *prod)
+{
+	HASH_SEQ_STATUS scan;
+	TopicEntry *topic;
+
+	if (prod->reports != NULL)
+		rd_kafka_event_destroy(prod->reports);
+	hash_seq_init(&scan, prod->topics);
+	while ((topic = hash_seq_search(&scan)) != NULL)
+		if (topic->rkt != NULL)
+			rd_kafka_topic_destroy(topic->rkt);
+	client_destroy(&prod->client);
+	MemoryContextDelete(prod->client.cxt);
+}
+
+/*
+ * Take reports off the queue until nothing is in flight or the time is over.
+ * Waits in short steps, and only in the library, so that nothing can raise.
+ */
+static void
+producer_drain(OutboxProducer *prod, TimestampTz until)
+{
+	OutboxDelivery delivery;
+	int			left;
+
+	for (;;)
+	{
+		rd_kafka_event_t *ev;
+
+		while (producer_poll(prod, &delivery))
+			 /* not wanted any more */ ;
+		left = client_ms_until(until);
+		if (prod->in_flight == 0 || left == 0 || InterruptPending)
+			return;
+		ev = rd_kafka_queue_poll(prod->client.queue, Min(left, 20));
+		if (ev != NULL && rd_kafka_event_type(ev) == RD_KAFKA_EVENT_DR)
+			prod->reports = ev;
+		else if (ev != NULL)
+			rd_kafka_event_destroy(ev);
+	}
+}
+
+void
+producer_close(OutboxProducer *prod, int timeout_ms)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													timeout_ms);
+
+	prod->client.quiet = true;
+	rd_kafka_purge(prod->client.rk, RD_KAFKA_PURGE_F_QUEUE);
+	producer_drain(prod, until);
+	rd_kafka_purge(prod->client.rk,
+				   RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+	producer_free(prod);
+}
+
+/* ---------------- topics ---------------- */
+
+static TopicEntry *
+topic_open(OutboxProducer *prod, const char *name)
+{
+	TopicEntry *topic;
+	bool		found;
+
+	topic = hash_search(prod->topics, name, HASH_ENTER, &found);
+	if (!found)
+	{
+		topic->rkt = NULL;
+		topic->faulty = false;
+		topic->refreshed_at = 0;
+	}
+	if (topic->rkt == NULL)
+		topic->rkt = rd_kafka_topic_new(prod->client.rk, name, NULL);
+	return topic;
+}
+
+/*
+ * The topic's entry, or NULL if there can be no topic of that name.
+ */
+static inline TopicEntry *
+topic_find(OutboxProducer *prod, const char *name)
+{
+	TopicEntry *topic = prod->last_topic;
+
+	if (topic == NULL || strcmp(topic->name, name) != 0)
+	{
+		if (name[0] == '\0' || strlen(name) >= TOPIC_NAME_SIZE)
+			return NULL;
+		topic = topic_open(prod, name);
+		if (topic->rkt == NULL)
+			return NULL;
+		prod->last_topic = topic;
+	}
+	return topic;
+}
+
+/*
+ * Left alone, the library would ask after a missing topic again only every few
+ * minutes.  Ask now and do not wait for the answer: a later send sees it.
+ */
+static void
+topic_refresh(OutboxProducer *prod, TopicEntry *topic)
+{
+	const struct rd_kafka_metadata *md;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(topic->refreshed_at, now, TOPIC_REFRESH_MS))
+		return;
+	topic->refreshed_at = now;
+	if (rd_kafka_metadata(prod->client.rk, 0, topic->rkt, &md, 0) ==
+		RD_KAFKA_RESP_ERR_NO_ERROR)
+		rd_kafka_metadata_destroy(md);
+}
+
+/*
+ * The library cannot purge one topic.  Messages of a missing or forbidden topic
+ * fail by themselves within topic.metadata.propagation.max.ms; those of
+ * a sound one are sent and reported.  What is left to do is to have the next
+ * send look at the topic afresh.
+ */
+void
+producer_forget_topic(OutboxProducer *prod, const char *name)
+{
+	TopicEntry *topic = hash_search(prod->topics, name, HASH_FIND, NULL);
+
+	if (topic != NULL)
+		topic->faulty = true;
+}
+
+/* ---------------- sending ---------------- */
+
+static rd_kafka_headers_t *
+headers_build(const OutboxMessage *msg)
+{
+	rd_kafka_headers_t *hdrs;
+
+	if (msg->nheaders == 0)
+		return NULL;
+	hdrs = rd_kafka_headers_new(msg->nheaders);
+	for (int i = 0; i < msg->nheaders; i++)
+	{
+		const OutboxHeader *h = &msg->headers[i];
+
+		rd_kafka_header_add(hdrs, h->name, -1, h->value,
+							h->value ? h->value_len : 0);
+	}
+	return hdrs;
+}
+
+/*
+ * Hand the message to the library, which copies it.
+ */
+static rd_kafka_resp_err_t
+message_enqueue(OutboxProducer *prod, TopicEntry *topic, const OutboxMessage *msg)
+{
+	rd_kafka_headers_t *hdrs = headers_build(msg);
+	rd_kafka_resp_err_t err;
+	rd_kafka_error_t *error;
+	rd_kafka_vu_t vu[7];
+	int			n = 0;
+
+	vu[n].vtype = RD_KAFKA_VTYPE_RKT;
+	vu[n++].u.rkt = topic->rkt;
+	vu[n].vtype = RD_KAFKA_VTYPE_VALUE;
+	vu[n].u.mem.ptr = unconstify(char *, msg->value);
+	vu[n++].u.mem.size = msg->value ? msg->value_len : 0;
+	vu[n].vtype = RD_KAFKA_VTYPE_KEY;
+	vu[n].u.mem.ptr = unconstify(char *, msg->key);
+	vu[n++].u.mem.size = msg->key ? msg->key_len : 0;
+	vu[n].vtype = RD_KAFKA_VTYPE_MSGFLAGS;
+	vu[n++].u.i = RD_KAFKA_MSG_F_COPY;
+	vu[n].vtype = RD_KAFKA_VTYPE_TIMESTAMP;
+	vu[n++].u.i64 = msg->timestamp_ms;
+	vu[n].vtype = RD_KAFKA_VTYPE_OPAQUE;
+	vu[n++].u.ptr = (void *) (uintptr_t) msg->tag;
+	if (hdrs != NULL)
+	{
+		vu[n].vtype = RD_KAFKA_VTYPE_HEADERS;
+		vu[n++].u.headers = hdrs;
+	}
+
+	error = rd_kafka_produceva(prod->client.rk, vu, n);
+	if (error == NULL)
+		return RD_KAFKA_RESP_ERR_NO_ERROR;
+	err = rd_kafka_error_code(error);
+	strlcpy(prod->error, rd_kafka_error_string(error), sizeof(prod->error));
+	rd_kafka_error_destroy(error);
+	if (hdrs != NULL)
+		rd_kafka_headers_destroy(hdrs);
+	return err;
+}
+
+OutboxKafkaFault
+producer_send(OutboxProducer *prod, const OutboxMessage *msg)
+{
+	TopicEntry *topic = topic_find(prod, msg->topic);
+	OutboxKafkaFault fault;
+	rd_kafka_resp_err_t err;
+
+	if (topic == NULL)
+	{
+		strlcpy(prod->error, "invalid topic name", sizeof(prod->error));
+		return OUTBOX_KAFKA_FAULT_TOPIC;
+	}
+	if (unlikely(topic->faulty))
+		topic_refresh(prod, topic);
+	err = message_enqueue(prod, topic, msg);
+	if (likely(err == RD_KAFKA_RESP_ERR_NO_ERROR))
+	{
+		prod->in_flight++;
+		return OUTBOX_KAFKA_OK;
+	}
+	if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL)
+		return OUTBOX_KAFKA_FULL;
+	fault = fault_of_error(err);
+	if (fault == OUTBOX_KAFKA_FAULT_TOPIC)
+		topic->faulty = true;
+	return fault;
+}
+
+const char *
+producer_error(OutboxProducer *prod)
+{
+	return prod->error;
+}
+
+/* ---------------- delivery reports ---------------- */
+
+/* A lower bound of what the message takes up in a batch; never 0. */
+static size_t
+message_bytes(const rd_kafka_message_t *rkm)
+{
+	return rkm->len + rkm->key_len + 1;
+}
+
+/*
+ * A broker has rejected the message's batch.  Is the message itself to blame?
+ * If that is not sure, have the next producer find out.
+ */
+static bool
+message_is_culprit(OutboxProducer *prod, const rd_kafka_message_t *rkm)
+{
+	bool		too_large = rkm->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ||
+		rkm->err == RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE;
+	Narrowed   *narrowed = prod->narrowed;
+
+	if (prod->alone || (too_large && message_bytes(rkm) >= prod->batch_bytes))
+	{
+		narrowed->alone = 0;
+		return true;
+	}
+	if (prod->narrowing)
+		return false;
+	prod->narrowing = true;
+	if (too_large)
+		narrowed->batch_bytes = Max(prod->batch_bytes / 4, 1);
+	else
+		narrowed->alone = ALONE_MESSAGES;
+	return false;
+}
+
+static void
+report_failure(OutboxProducer *prod, const rd_kafka_message_t *rkm,
+			   OutboxDelivery *delivery)
+{
+	TopicEntry *topic;
+
+	delivery->error = rd_kafka_err2str(rkm->err);
+	delivery->fault = fault_of_error(rkm->err);
+	if (delivery->fault == OUTBOX_KAFKA_FAULT_EVENT &&
+		!message_is_culprit(prod, rkm))
+	{
+		delivery->fault = OUTBOX_KAFKA_FAULT_CLUSTER;
+		delivery->error = "a broker rejected a batch of messages, and it is not known yet which of them is the cause";
+	}
+	if (delivery->fault == OUTBOX_KAFKA_FAULT_TOPIC)
+	{
+		topic = hash_search(prod->topics, rd_kafka_topic_name(rkm->rkt),
+							HASH_FIND, NULL);
+		if (topic != NULL)
+			topic->faulty = true;
+	}
+	if (prod->client.fatal && delivery->fault == OUTBOX_KAFKA_FAULT_CLUSTER &&
+		!prod->narrowing)
+		delivery->error = prod->client.reason;
+}
+
+static void
+report_fill(OutboxProducer *prod, const rd_kafka_message_t *rkm,
+			OutboxDelivery *delivery)
+{
+	prod->in_flight--;
+	delivery->tag = (uint64) (uintptr_t) rkm->_private;
+	delivery->partition = rkm->partition;
+	delivery->offset = rkm->offset;
+	if (likely(rkm->err == RD_KAFKA_RESP_ERR_NO_ERROR))
+	{
+		delivery->fault = OUTBOX_KAFKA_OK;
+		delivery->error = NULL;
+		client_note_answer(&prod->client);
+		if (unlikely(prod->alone) && prod->narrowed->alone > 0)
+			prod->narrowed->alone--;
+		return;
+	}
+	report_failure(prod, rkm, delivery);
+}
+
+/*
+ * A batch of reports is kept and handed out one by one; it is freed when
+ * it is used up, or with the producer.
+ */
+bool
+producer_poll(OutboxProducer *prod, OutboxDelivery *delivery)
+{
+	for (;;)
+	{
+		rd_kafka_event_t *ev;
+
+		if (prod->reports != NULL)
+		{
+			const rd_kafka_message_t *rkm = rd_kafka_event_message_next(prod->reports);
+
+			if (rkm != NULL)
+			{
+				report_fill(prod, rkm, delivery);
+				return true;
+			}
+			rd_kafka_event_destroy(prod->reports);
+			prod->reports = NULL;
+		}
+		ev = rd_kafka_queue_poll(prod->client.queue, 0);
+		if (ev == NULL)
+			return false;
+		if (rd_kafka_event_type(ev) == RD_KAFKA_EVENT_DR)
+			prod->reports = ev;
+		else
+		{
+			client_note_event(&prod->client, ev);
+			rd_kafka_event_destroy(ev);
+		}
+	}
+}
+
+int
+producer_in_flight(OutboxProducer *prod)
+{
+	return prod->in_flight;
+}
+
+bool
+producer_connected(OutboxProducer *prod, const char **reason)
+{
+	return client_connected(&prod->client, reason);
+}

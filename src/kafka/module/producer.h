@@ -1,0 +1,24 @@
+/*-------------------------------------------------------------------------
+ *
+ * producer.h
+ *	  The producer's part of the table in module.c; see kafka.h.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_KAFKA_PRODUCER_H
+#define OUTBOX_KAFKA_PRODUCER_H
+
+#include "kafka/module/client.h"
+
+extern OutboxProducer *producer_create(const OutboxServerSettings *settings,
+									   int event_fd);
+extern OutboxKafkaFault producer_send(OutboxProducer *prod,
+									  const OutboxMessage *msg);
+extern bool producer_poll(OutboxProducer *prod, OutboxDelivery *delivery);
+extern int	producer_in_flight(OutboxProducer *prod);
+extern bool producer_connected(OutboxProducer *prod, const char **reason);
+extern const char *producer_error(OutboxProducer *prod);
+extern void producer_forget_topic(OutboxProducer *prod, const char *name);
+extern void producer_close(OutboxProducer *prod, int timeout_ms);
+
+#endif							/* OUTBOX_KAFKA_PRODUCER_H */
