@@ -40,7 +40,7 @@ sub check_include
 
 for my $file (@ARGV)
 {
-	my ($area) = $file =~ m{^src/(?:(\w+)/)?[^/]+$};
+	my ($area) = $file =~ m{^src/(?:(\w+)/)?(?:\w+/)*[^/]+$};
 	$area //= '';
 	if (!exists $below{$area})
 	{

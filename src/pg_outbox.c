@@ -30,5 +30,9 @@ _PG_init(void)
 	outbox_worker_init();
 	outbox_kafka_init();
 
+	/* the workers' exit, and what they have to know of, are other areas' */
+	outbox_worker_set_early_init(outbox_kafka_register_exit);
+	outbox_server_altered_hook = outbox_worker_poke_at_commit;
+
 	MarkGUCPrefixReserved("pg_outbox");
 }

@@ -42,7 +42,7 @@ outbox_server_oid(const char *name, bool missing_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("Kafka server \"%s\" does not exist", name),
-				 errhint("Create it with: CREATE SERVER %s FOREIGN DATA WRAPPER %s OPTIONS (\"%s\" 'host:port')",
+				 errhint("Run CREATE SERVER %s FOREIGN DATA WRAPPER %s OPTIONS (\"%s\" 'host:port').",
 						 quote_identifier(name), OUTBOX_KAFKA_WRAPPER,
 						 OUTBOX_OPTION_BOOTSTRAP)));
 	}

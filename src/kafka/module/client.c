@@ -294,27 +294,43 @@ log_admit(Client *client)
 	return client->log_lines++ < LOG_LINES;
 }
 
+/*
+ * Lines of level LOG and above count against the limit.
+ */
+void
+client_log(Client *client, int elevel, const char *fmt,...)
+{
+	char		line[CLIENT_REASON_SIZE];
+	va_list		args;
+
+	if (client->quiet || !message_level_is_interesting(elevel))
+		return;
+	if (elevel >= LOG && !log_admit(client))
+		return;
+	va_start(args, fmt);
+	vsnprintf(line, sizeof(line), fmt, args);
+	va_end(args);
+	client_scrub(client, line);
+	ereport(elevel,
+			(errcode(elevel >= WARNING ? ERRCODE_WARNING : ERRCODE_SUCCESSFUL_COMPLETION),
+			 errmsg("Kafka server \"%s\": %s", client->server, line)));
+}
+
 static void
 note_log(Client *client, rd_kafka_event_t *ev)
 {
 	const char *fac;
 	const char *str;
-	char		line[CLIENT_REASON_SIZE];
 	int			level;
 
-	if (client->quiet || rd_kafka_event_log(ev, &fac, &str, &level) != 0)
+	if (rd_kafka_event_log(ev, &fac, &str, &level) != 0)
 		return;
-	if (level > LOG_WARNING)
-	{
-		if (level > LOG_INFO || !message_level_is_interesting(DEBUG1))
-			return;
-	}
-	else if (!log_admit(client))
-		return;
-	strlcpy(line, str, sizeof(line));
-	client_scrub(client, line);
-	ereport(level <= LOG_CRIT ? WARNING : level <= LOG_WARNING ? LOG : DEBUG1,
-			(errmsg("Kafka server \"%s\": %s", client->server, line)));
+	if (level <= LOG_CRIT)
+		client_log(client, WARNING, "%s", str);
+	else if (level <= LOG_WARNING)
+		client_log(client, LOG, "%s", str);
+	else
+		client_log(client, DEBUG1, "%s", str);
 }
 
 static void

@@ -82,6 +82,9 @@ client_note_answer(Client *client)
 
 extern bool client_connected(Client *client, const char **reason);
 
+/* One line to the server log, if there have not been too many. */
+extern void client_log(Client *client, int elevel, const char *fmt,...) pg_attribute_printf(3, 4);
+
 /* Overwrite all secret values in the text, in place. */
 extern void client_scrub(const Client *client, char *text);
 

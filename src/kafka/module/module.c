@@ -12,6 +12,7 @@
 
 #include "fmgr.h"
 
+#include "kafka/module/consumer.h"
 #include "kafka/module/producer.h"
 
 #pragma GCC visibility push(default)
@@ -37,6 +38,20 @@ static const OutboxKafkaApi api = {
 	.producer_error = producer_error,
 	.producer_forget_topic = producer_forget_topic,
 	.producer_close = producer_close,
+
+	.consumer_create = consumer_create,
+	.consumer_assign = consumer_assign,
+	.consumer_pause = consumer_pause,
+	.consumer_resume = consumer_resume,
+	.consumer_seek = consumer_seek,
+	.consumer_poll = consumer_poll,
+	.record_release = consumer_release,
+	.consumer_partitions = consumer_partitions,
+	.consumer_offsets_for_time = consumer_offsets_for_time,
+	.consumer_commit = consumer_commit,
+	.consumer_high_watermark = consumer_high_watermark,
+	.consumer_connected = consumer_connected,
+	.consumer_close = consumer_close,
 };
 
 const OutboxKafkaApi *
