@@ -80,6 +80,13 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	reindex_relation(relid, flags, params)
 #endif
 
+/* 16: relation locators replace file nodes */
+#if PG_VERSION_NUM < 160000
+#define outbox_seq_rec_set(xlrec, rel) ((xlrec)->node = (rel)->rd_node)
+#else
+#define outbox_seq_rec_set(xlrec, rel) ((xlrec)->locator = (rel)->rd_locator)
+#endif
+
 /* 17: a wait event set belongs to a resource owner, no longer to a context */
 #if PG_VERSION_NUM >= 170000
 #define outbox_create_wait_event_set(nevents) \

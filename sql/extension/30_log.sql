@@ -1,0 +1,87 @@
+-- The event log: stamps, segments, positions, streams.
+
+-- Every event id and every commit stamp comes from this one sequence.  The
+-- library advances it itself (the session's lastval() is not touched).
+CREATE SEQUENCE outbox._stamp AS bigint CACHE 1;
+COMMENT ON SEQUENCE outbox._stamp IS 'source of event ids, which are the versions, and of commit stamps; only the library advances it';
+
+-- Which server start the fence of _stamp was last raised for.
+CREATE SEQUENCE outbox._stamp_fence AS bigint MINVALUE 0 START 0 CACHE 1;
+COMMENT ON SEQUENCE outbox._stamp_fence IS 'mark of the server start for which _stamp was last raised above the clock';
+
+-- Segment that writers append to, modulo the number of segments.
+CREATE SEQUENCE outbox._log_current AS bigint MINVALUE 0 START 0 CACHE 1;
+COMMENT ON SEQUENCE outbox._log_current IS 'number of log rotations; modulo 3 the segment that writers append to';
+
+-- One row holds the events of one transaction, or a part of them (about 8 kB).
+CREATE TABLE outbox._log_0 (
+	xid		xid8 NOT NULL,
+	id		bigint NOT NULL,
+	stamp	bigint,
+	events	bytea NOT NULL
+) USING heap WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+ALTER TABLE outbox._log_0 ALTER COLUMN events SET STORAGE EXTERNAL;
+CREATE INDEX _log_0_xid_idx ON outbox._log_0 USING btree (xid);
+
+CREATE TABLE outbox._log_1 (LIKE outbox._log_0 INCLUDING STORAGE)
+	USING heap WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX _log_1_xid_idx ON outbox._log_1 USING btree (xid);
+
+CREATE TABLE outbox._log_2 (LIKE outbox._log_0 INCLUDING STORAGE)
+	USING heap WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160);
+CREATE INDEX _log_2_xid_idx ON outbox._log_2 USING btree (xid);
+
+COMMENT ON TABLE outbox._log_0 IS 'event log segment: xid = top-level transaction, id = its first event''s, stamp = commit stamp (null: written before it was known, a later row of the transaction has it), events = packed events; no row is ever updated or deleted, segments are emptied by rotation';
+COMMENT ON TABLE outbox._log_1 IS 'event log segment, see _log_0';
+COMMENT ON TABLE outbox._log_2 IS 'event log segment, see _log_0';
+
+-- Where each server's relay stands: append-only, the newest row of a server
+-- counts.  Two tables take turns.
+CREATE TABLE outbox._position_0 (
+	seq		bigint NOT NULL,
+	server	text NOT NULL,
+	base	pg_snapshot NOT NULL,
+	target	pg_snapshot,
+	stamp	bigint NOT NULL,
+	id		bigint NOT NULL,
+	events	bigint NOT NULL,
+	at		timestamptz NOT NULL
+) USING heap WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+CREATE TABLE outbox._position_1 (LIKE outbox._position_0)
+	USING heap WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+COMMENT ON TABLE outbox._position_0 IS 'positions of the relay per server: everything visible in base is done; of what target sees beyond base, everything up to (stamp, id) is done; an empty server marks a tick, a snapshot recorded while the relay lags';
+COMMENT ON TABLE outbox._position_1 IS 'positions of the relay, see _position_0';
+
+-- Topics that publications write to; the log refers to them by number.
+CREATE TABLE outbox._stream (
+	id		integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	server	text NOT NULL,
+	topic	text NOT NULL,
+	state	text NOT NULL DEFAULT 'live' CHECK (state IN ('live', 'stopped', 'paused')),
+	reason	text,
+	since	timestamptz,
+	UNIQUE (server, topic)
+);
+COMMENT ON TABLE outbox._stream IS 'topics written to, with the state of their delivery';
+
+-- Events of stopped and paused topics, in the order in which they are sent
+-- once the topic goes on.
+CREATE TABLE outbox._parked (
+	stream	integer NOT NULL,
+	stamp	bigint NOT NULL,
+	id		bigint NOT NULL,
+	event	bytea NOT NULL,
+	PRIMARY KEY (stream, stamp, id)
+);
+COMMENT ON TABLE outbox._parked IS 'events that wait for their topic to go on';
+
+-- The log as rows.  What a reader may see of it is decided by the view events.
+CREATE FUNCTION outbox._events(OUT id bigint, OUT commit_stamp bigint, OUT xid xid8, OUT op text,
+							   OUT stream integer, OUT server text, OUT topic text,
+							   OUT key bytea, OUT value bytea, OUT headers jsonb,
+							   OUT version bigint, OUT occurred_at timestamptz, OUT uncommitted boolean)
+	RETURNS SETOF record
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_events';
+COMMENT ON FUNCTION outbox._events() IS 'events in the log: those the snapshot sees, and those that this transaction still holds in memory';
+REVOKE ALL ON FUNCTION outbox._events() FROM PUBLIC;

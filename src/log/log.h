@@ -1,0 +1,136 @@
+/*-------------------------------------------------------------------------
+ *
+ * log.h
+ *	  The event log: append; read; settle; trim.
+ *
+ * Writers append events to their transaction.  The relay reads what has been
+ * committed since a position, in the order of commit stamps, settles how far
+ * it has come, and trims segments that nobody needs any more.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_LOG_H
+#define OUTBOX_LOG_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "storage/itemptr.h"
+
+#include "log/event.h"
+#include "log/snapshot.h"
+
+#define OUTBOX_LOG_SEGMENTS 3
+
+/* ---------------- append ---------------- */
+
+/*
+ * Add an event to the current transaction.  ev->id must come from
+ * outbox_stamp_next(); everything is copied.  The events become visible to
+ * the relay if and when the transaction commits.
+ */
+extern void outbox_log_append(const OutboxEvent *ev);
+
+/*
+ * Called after the commit of a transaction that appended events; must not
+ * fail.  Set once, from _PG_init.
+ */
+extern void outbox_log_set_commit_hook(void (*hook) (int64 nevents));
+
+/* Visit the events of this transaction that are still in memory. */
+typedef void (*OutboxEventVisitor) (const OutboxEvent *ev, void *arg);
+extern void outbox_log_visit_pending(OutboxEventVisitor visit, void *arg);
+
+/* ---------------- read ---------------- */
+
+/* Where a row of the log is. */
+typedef struct OutboxLogRef
+{
+	int64		stamp;			/* commit stamp of its transaction */
+	int64		id;				/* of its first event */
+	ItemPointerData tid;
+	uint16		segment;
+} OutboxLogRef;
+
+typedef struct OutboxLogBatch
+{
+	OutboxLogRef *refs;			/* in order of (stamp, id) */
+	int64		nrefs;
+	bool		truncated;		/* more follow after the last one */
+} OutboxLogBatch;
+
+/*
+ * Collect the rows that "target" sees and "base" does not, beyond position
+ * (stamp, id), at most "limit" of them (the first ones in order).  Needs an
+ * active snapshot at least as new as "target".
+ */
+extern OutboxLogBatch *outbox_log_collect(const OutboxSnapshot *base,
+										  const OutboxSnapshot *target,
+										  int64 stamp, int64 id, int64 limit);
+
+/* The packed events of a row, detoasted, in the current memory context. */
+extern bytea *outbox_log_fetch(const OutboxLogRef *ref);
+
+/* ---------------- settle ---------------- */
+
+/*
+ * How far a server's relay has come: all that base sees; and, if there is a
+ * target, of what it sees beyond base everything up to (stamp, id).
+ */
+typedef struct OutboxPosition
+{
+	OutboxSnapshot *base;
+	OutboxSnapshot *target;		/* NULL: none chosen yet */
+	int64		stamp;
+	int64		id;
+	int64		events;			/* settled in the server's whole life */
+	TimestampTz at;
+} OutboxPosition;
+
+/* Record a position in the current transaction. */
+extern void outbox_position_store(const char *server, const OutboxPosition *pos);
+
+/* Newest position of a server; false if there is none. */
+extern bool outbox_position_load(const char *server, OutboxPosition *pos);
+
+/* Names of all servers with a position (List of char *). */
+extern List *outbox_position_servers(void);
+
+/* Write the newest positions to the other table and empty this one. */
+extern void outbox_position_compact(void);
+
+/* ---------------- trim ---------------- */
+
+/*
+ * Is everything in the segment settled for each of the positions?
+ */
+extern bool outbox_segment_settled(int segment, OutboxSnapshot *const *bases, int nbases);
+
+/*
+ * Empty a segment, if nobody is writing to it and everything in it is
+ * settled; writers are never waited for.  Needs a transaction with a snapshot.
+ */
+typedef enum OutboxTrimResult
+{
+	OUTBOX_TRIM_DONE,
+	OUTBOX_TRIM_EMPTY,			/* nothing to do */
+	OUTBOX_TRIM_BUSY,			/* somebody holds a lock on it */
+	OUTBOX_TRIM_NEEDED			/* holds events that are not settled */
+} OutboxTrimResult;
+
+extern OutboxTrimResult outbox_segment_trim(int segment,
+											OutboxSnapshot *const *bases, int nbases);
+
+extern int	outbox_segment_current(void);
+extern int64 outbox_segment_size(int segment);	/* bytes, with index and TOAST */
+
+/* Have writers go on in the next segment, if it is empty. */
+extern bool outbox_segment_advance(void);
+
+/* For append.c: write one row; returns the segment it went to. */
+extern void outbox_segment_write(int segment, uint64 xid, int64 id, int64 stamp,
+								 bytea *events);
+
+extern void outbox_log_init(void);
+
+#endif							/* OUTBOX_LOG_H */

@@ -1,0 +1,259 @@
+/*-------------------------------------------------------------------------
+ *
+ * reader.c
+ *	  Relay's side of the event log: what became visible between two moments.
+ *
+ * A batch is what snapshot "target" sees and snapshot "base" does not.  Its
+ * rows are those of transactions at or above base's xmax, and of those that
+ * base lists as in progress, found by the index on xid; neither a writer that
+ * stays open nor a gap in the ids matters.
+ *
+ * Only references are collected and sorted; the rows, which nobody moves, are
+ * fetched later by their place, a page of them at a time and each time in a
+ * transaction of its own.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "log/log.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/xid8.h"
+
+#include "log/log_internal.h"
+
+/* References while they are collected. */
+typedef struct Collector
+{
+	const OutboxSnapshot *base;
+	const OutboxSnapshot *target;
+	int64		stamp;			/* position: what is at or below is skipped */
+	int64		id;
+	int64		limit;
+	OutboxLogRef *refs;
+	int64		nrefs;
+	int64		maxrefs;
+	bool		truncated;
+	/* rows of the transaction being read, from group_start on */
+	uint64		group_xid;
+	int64		group_start;
+	int			group_open;		/* rows that lack a stamp */
+	int			segment;
+} Collector;
+
+static int
+ref_compare(const void *a, const void *b)
+{
+	const OutboxLogRef *ra = a;
+	const OutboxLogRef *rb = b;
+
+	if (ra->stamp != rb->stamp)
+		return ra->stamp < rb->stamp ? -1 : 1;
+	return (ra->id > rb->id) - (ra->id < rb->id);
+}
+
+/*
+ * Keep the first "limit" references.
+ */
+static void
+collector_cut(Collector *col)
+{
+	qsort(col->refs, col->nrefs, sizeof(OutboxLogRef), ref_compare);
+	if (col->nrefs > col->limit)
+	{
+		col->nrefs = col->limit;
+		col->truncated = true;
+	}
+}
+
+/*
+ * Give the rows that were written before the commit stamp was known the stamp
+ * of a later row of their transaction, and drop what is already done.
+ *
+ * A row can be done only in part: its id is that of its first event.  So of a
+ * transaction at the very position the last row at or before it stays; its
+ * reader skips the events one by one.
+ */
+static void
+collector_end_group(Collector *col)
+{
+	int64		kept = col->group_start;
+	int64		partial = -1;
+
+	for (int64 i = col->group_start; i < col->nrefs; i++)
+	{
+		OutboxLogRef *ref = &col->refs[i];
+
+		if (ref->stamp != 0)
+			continue;
+		for (int64 j = col->group_start; j < col->nrefs; j++)
+		{
+			int64		stamp = col->refs[j].stamp;
+
+			if (stamp > ref->id && (ref->stamp == 0 || stamp < ref->stamp))
+				ref->stamp = stamp;
+		}
+	}
+	for (int64 i = col->group_start; i < col->nrefs; i++)
+	{
+		OutboxLogRef ref = col->refs[i];
+
+		if (ref.stamp == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("transaction " UINT64_FORMAT " has no commit stamp in the event log",
+							col->group_xid)));
+		if (ref.stamp < col->stamp)
+			continue;
+		if (ref.stamp == col->stamp && ref.id <= col->id)
+		{
+			if (partial >= 0)
+			{
+				if (col->refs[partial].id < ref.id)
+					col->refs[partial] = ref;
+				continue;
+			}
+			partial = kept;
+		}
+		col->refs[kept++] = ref;
+	}
+	col->nrefs = kept;
+	col->group_start = kept;
+	col->group_open = 0;
+}
+
+static void
+collector_add(Collector *col, HeapTuple tup, TupleDesc desc, uint64 xid)
+{
+	OutboxLogRef *ref;
+	bool		isnull;
+	Datum		d;
+
+	if (xid != col->group_xid)
+	{
+		collector_end_group(col);
+		if (col->nrefs >= 2 * col->limit)
+		{
+			collector_cut(col);
+			col->group_start = col->nrefs;
+		}
+		col->group_xid = xid;
+	}
+	if (col->nrefs == col->maxrefs)
+	{
+		col->maxrefs = Max(1024, col->maxrefs * 2);
+		col->refs = col->refs == NULL ?
+			palloc(sizeof(OutboxLogRef) * col->maxrefs) :
+			repalloc_huge(col->refs, sizeof(OutboxLogRef) * col->maxrefs);
+	}
+	ref = &col->refs[col->nrefs++];
+	ref->id = DatumGetInt64(heap_getattr(tup, LOG_ID + 1, desc, &isnull));
+	d = heap_getattr(tup, LOG_STAMP + 1, desc, &isnull);
+	ref->stamp = isnull ? 0 : DatumGetInt64(d);
+	ref->tid = tup->t_self;
+	ref->segment = col->segment;
+}
+
+/*
+ * Collect the rows of one transaction (BTEqual) or of all from one on.
+ */
+static void
+collect_range(Collector *col, Relation rel, Relation index,
+			  StrategyNumber strategy, uint64 xid)
+{
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tup;
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	ScanKeyInit(&key, LOG_XID + 1, strategy,
+				strategy == BTEqualStrategyNumber ? F_XID8EQ : F_XID8GE,
+				FullTransactionIdGetDatum(FullTransactionIdFromU64(xid)));
+	scan = systable_beginscan_ordered(rel, index, GetActiveSnapshot(), 1, &key);
+	while ((tup = systable_getnext_ordered(scan, ForwardScanDirection)) != NULL)
+	{
+		bool		isnull;
+		Datum		d = heap_getattr(tup, LOG_XID + 1, desc, &isnull);
+		uint64		rowxid = U64FromFullTransactionId(DatumGetFullTransactionId(d));
+
+		CHECK_FOR_INTERRUPTS();
+		if (outbox_snapshot_ended(col->target, rowxid))
+			collector_add(col, tup, desc, rowxid);
+	}
+	systable_endscan_ordered(scan);
+	collector_end_group(col);
+	col->group_xid = 0;
+}
+
+static void
+collect_segment(Collector *col, int segment)
+{
+	Relation	rel = table_open(outbox_segment_table(segment), AccessShareLock);
+	Relation	index = index_open(outbox_segment_index(segment), AccessShareLock);
+
+	col->segment = segment;
+	if (RelationGetNumberOfBlocks(rel) > 0)
+	{
+		for (int i = 0; i < col->base->nxip; i++)
+			if (outbox_snapshot_ended(col->target, col->base->xip[i]))
+				collect_range(col, rel, index, BTEqualStrategyNumber, col->base->xip[i]);
+		if (col->base->xmax < col->target->xmax)
+			collect_range(col, rel, index, BTGreaterEqualStrategyNumber, col->base->xmax);
+	}
+	index_close(index, AccessShareLock);
+	table_close(rel, AccessShareLock);
+}
+
+OutboxLogBatch *
+outbox_log_collect(const OutboxSnapshot *base, const OutboxSnapshot *target,
+				   int64 stamp, int64 id, int64 limit)
+{
+	Collector	col;
+	OutboxLogBatch *batch = palloc0(sizeof(OutboxLogBatch));
+
+	memset(&col, 0, sizeof(col));
+	col.base = base;
+	col.target = target;
+	col.stamp = stamp;
+	col.id = id;
+	col.limit = limit;
+	for (int segment = 0; segment < OUTBOX_LOG_SEGMENTS; segment++)
+		collect_segment(&col, segment);
+	collector_cut(&col);
+
+	batch->refs = col.refs;
+	batch->nrefs = col.nrefs;
+	batch->truncated = col.truncated;
+	return batch;
+}
+
+bytea *
+outbox_log_fetch(const OutboxLogRef *ref)
+{
+	Relation	rel = table_open(outbox_segment_table(ref->segment), AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	ItemPointerData tid = ref->tid;
+	bytea	   *events;
+	bool		isnull;
+
+	if (!table_tuple_fetch_row_version(rel, &tid, GetActiveSnapshot(), slot))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("row (%u,%u) of event log segment %d has vanished",
+						ItemPointerGetBlockNumber(&tid),
+						ItemPointerGetOffsetNumber(&tid), ref->segment)));
+	events = DatumGetByteaPCopy(slot_getattr(slot, LOG_EVENTS + 1, &isnull));
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+	return events;
+}

@@ -1,0 +1,229 @@
+/*-------------------------------------------------------------------------
+ *
+ * segment.c
+ *	  The event log's tables: writing a row, and emptying by rotation.
+ *
+ * The log is OUTBOX_LOG_SEGMENTS tables used in turn.  Rows are inserted, read
+ * and never touched again; a segment whose events have all been settled is
+ * emptied as a whole, so that the log never needs a vacuum.
+ *
+ * Locks.  A writer holds RowExclusiveLock on the segment it writes to until
+ * its transaction ends.  Trimming takes AccessExclusiveLock only if that is
+ * free at once, and judges under it whether everything is settled: rows of an
+ * open transaction cannot be there then.  Which segment is current is only a
+ * hint to writers: one that still writes to the former one does no harm.
+ *
+ * The rows are written straight through the heap and index access methods,
+ * and marked as not of interest to logical decoding: a publication FOR ALL
+ * TABLES does not replicate the log.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "log/log.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/index.h"
+#include "miscadmin.h"
+#include "nodes/execnodes.h"
+#include "pgstat.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/snapmgr.h"
+#include "utils/xid8.h"
+
+#include "common/catalog.h"
+#include "log/log_internal.h"
+#include "log/stamp.h"
+
+Oid
+outbox_segment_table(int segment)
+{
+	static const char *const names[OUTBOX_LOG_SEGMENTS] = {"_log_0", "_log_1", "_log_2"};
+
+	return outbox_relation_oid(names[segment]);
+}
+
+Oid
+outbox_segment_index(int segment)
+{
+	static const char *const names[OUTBOX_LOG_SEGMENTS] = {"_log_0_xid_idx", "_log_1_xid_idx", "_log_2_xid_idx"};
+
+	return outbox_relation_oid(names[segment]);
+}
+
+int
+outbox_segment_current(void)
+{
+	return (int) (outbox_counter_read(outbox_relation_oid("_log_current")) %
+				  OUTBOX_LOG_SEGMENTS);
+}
+
+void
+outbox_segment_write(int segment, uint64 xid, int64 id, int64 stamp, bytea *events)
+{
+	Relation	rel = table_open(outbox_segment_table(segment), RowExclusiveLock);
+	Relation	index = index_open(outbox_segment_index(segment), RowExclusiveLock);
+	IndexInfo  *info = BuildIndexInfo(index);
+	Datum		values[LOG_NATTS];
+	bool		nulls[LOG_NATTS] = {false};
+	HeapTuple	tup;
+
+	values[LOG_XID] = FullTransactionIdGetDatum(FullTransactionIdFromU64(xid));
+	values[LOG_ID] = Int64GetDatum(id);
+	values[LOG_STAMP] = Int64GetDatum(stamp);
+	nulls[LOG_STAMP] = (stamp == 0);
+	values[LOG_EVENTS] = PointerGetDatum(events);
+
+	tup = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+	heap_insert(rel, tup, GetCurrentCommandId(true), HEAP_INSERT_NO_LOGICAL, NULL);
+	index_insert(index, values, nulls, &tup->t_self, rel, UNIQUE_CHECK_NO,
+				 false, info);
+	pgstat_count_heap_insert(rel, 1);
+
+	heap_freetuple(tup);
+	pfree(info);
+	index_close(index, NoLock);
+	table_close(rel, NoLock);
+}
+
+int64
+outbox_segment_size(int segment)
+{
+	return DatumGetInt64(DirectFunctionCall1(pg_total_relation_size,
+											 ObjectIdGetDatum(outbox_segment_table(segment))));
+}
+
+static bool
+segment_is_empty(Relation rel)
+{
+	return RelationGetNumberOfBlocks(rel) == 0;
+}
+
+/*
+ * Does the index hold an entry for a row that is committed and not settled?
+ * "strategy" and "xid" say where to look.
+ */
+static bool
+segment_holds(Relation rel, Relation index, StrategyNumber strategy, uint64 xid,
+			  const OutboxSnapshot *base)
+{
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tup;
+	bool		found = false;
+
+	ScanKeyInit(&key, LOG_XID + 1, strategy,
+				strategy == BTEqualStrategyNumber ? F_XID8EQ : F_XID8GE,
+				FullTransactionIdGetDatum(FullTransactionIdFromU64(xid)));
+	scan = systable_beginscan_ordered(rel, index, GetActiveSnapshot(), 1, &key);
+	while (!found && (tup = systable_getnext_ordered(scan, ForwardScanDirection)) != NULL)
+	{
+		bool		isnull;
+		Datum		d = heap_getattr(tup, LOG_XID + 1, RelationGetDescr(rel), &isnull);
+
+		found = !outbox_snapshot_ended(base, U64FromFullTransactionId(DatumGetFullTransactionId(d)));
+	}
+	systable_endscan_ordered(scan);
+	return found;
+}
+
+static bool
+segment_settled(Relation rel, Relation index, const OutboxSnapshot *base)
+{
+	if (segment_holds(rel, index, BTGreaterEqualStrategyNumber, base->xmax, base))
+		return false;
+	for (int i = 0; i < base->nxip; i++)
+		if (segment_holds(rel, index, BTEqualStrategyNumber, base->xip[i], base))
+			return false;
+	return true;
+}
+
+bool
+outbox_segment_settled(int segment, OutboxSnapshot *const *bases, int nbases)
+{
+	Relation	rel = table_open(outbox_segment_table(segment), AccessShareLock);
+	Relation	index = index_open(outbox_segment_index(segment), AccessShareLock);
+	bool		settled = true;
+
+	for (int i = 0; i < nbases && settled; i++)
+		settled = segment_settled(rel, index, bases[i]);
+	index_close(index, AccessShareLock);
+	table_close(rel, AccessShareLock);
+	return settled;
+}
+
+/*
+ * Give the table new, empty files.  Unlike TRUNCATE this is no event for
+ * logical replication.
+ */
+void
+outbox_table_empty(Relation rel)
+{
+	ReindexParams params = {0};
+	Oid			toastid = rel->rd_rel->reltoastrelid;
+
+	RelationSetNewRelfilenumber(rel, rel->rd_rel->relpersistence);
+	if (OidIsValid(toastid))
+	{
+		Relation	toast = table_open(toastid, AccessExclusiveLock);
+
+		RelationSetNewRelfilenumber(toast, toast->rd_rel->relpersistence);
+		table_close(toast, NoLock);
+	}
+	outbox_reindex_relation(RelationGetRelid(rel), REINDEX_REL_PROCESS_TOAST, &params);
+	pgstat_count_truncate(rel);
+}
+
+OutboxTrimResult
+outbox_segment_trim(int segment, OutboxSnapshot *const *bases, int nbases)
+{
+	Oid			relid = outbox_segment_table(segment);
+	Relation	rel;
+	OutboxTrimResult result;
+
+	if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
+		return OUTBOX_TRIM_BUSY;
+
+	rel = table_open(relid, NoLock);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (segment_is_empty(rel))
+		result = OUTBOX_TRIM_EMPTY;
+	else if (!outbox_segment_settled(segment, bases, nbases))
+		result = OUTBOX_TRIM_NEEDED;
+	else
+	{
+		outbox_table_empty(rel);
+		result = OUTBOX_TRIM_DONE;
+	}
+	PopActiveSnapshot();
+	table_close(rel, NoLock);
+	return result;
+}
+
+bool
+outbox_segment_advance(void)
+{
+	Oid			counter = outbox_relation_oid("_log_current");
+	int64		next = outbox_counter_read(counter) + 1;
+	Relation	rel;
+	bool		empty;
+
+	rel = table_open(outbox_segment_table(next % OUTBOX_LOG_SEGMENTS), AccessShareLock);
+	empty = segment_is_empty(rel);
+	table_close(rel, AccessShareLock);
+	if (empty)
+		outbox_counter_set(counter, next);
+	return empty;
+}
