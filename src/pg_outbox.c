@@ -13,14 +13,25 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "capture/capture.h"
 #include "common/catalog.h"
 #include "common/fault.h"
 #include "kafka/kafka.h"
+#include "log/log.h"
 #include "worker/worker.h"
 
 OUTBOX_MODULE_MAGIC("pg_outbox");
 
 void		_PG_init(void);
+
+/*
+ * The log tells nobody about workers, nor they about it: this is the link.
+ */
+static void
+wake_relay(int64 nevents)
+{
+	outbox_worker_wake(OUTBOX_WORKER_RELAY);
+}
 
 void
 _PG_init(void)
@@ -33,6 +44,9 @@ _PG_init(void)
 	/* the workers' exit, and what they have to know of, are other areas' */
 	outbox_worker_set_early_init(outbox_kafka_register_exit);
 	outbox_server_altered_hook = outbox_worker_poke_at_commit;
+	outbox_log_init();
+	outbox_log_set_commit_hook(wake_relay);
+	outbox_capture_init();
 
 	MarkGUCPrefixReserved("pg_outbox");
 }

@@ -1,0 +1,109 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture.h
+ *	  Writers' side: row triggers and emit() turn changes into events.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_CAPTURE_H
+#define OUTBOX_CAPTURE_H
+
+#include "postgres.h"
+
+#include "executor/tuptable.h"
+#include "nodes/execnodes.h"
+#include "utils/jsonb.h"
+#include "utils/rel.h"
+
+#include "capture/encode.h"
+#include "log/event.h"
+
+/* Headers that are only sent where a publication asks for them. */
+#define CAPTURE_HEADER_SOURCE	0x01	/* database identity and table */
+#define CAPTURE_HEADER_TXID		0x02
+#define CAPTURE_HEADER_TIME		0x04
+
+/* A published column of one relation (attribute numbers differ in partitions). */
+typedef struct CapturedColumn
+{
+	AttrNumber	attnum;
+	const char *label;			/* "name": with quotes and colon */
+	int			label_len;
+	OutboxEncoder enc;
+} CapturedColumn;
+
+typedef struct CapturedColumns
+{
+	int			ncols;
+	CapturedColumn *cols;
+} CapturedColumns;
+
+/* One publication, prepared for the rows of one relation. */
+typedef struct CapturedPublication
+{
+	int32		pubid;
+	int32		stream;
+	const char *name;
+
+	/* what is sent */
+	bool		thin;			/* value is the identity only */
+	CapturedColumns value;		/* full events */
+	CapturedColumns identity;	/* of the row */
+	CapturedColumns key;		/* of the message; may be identity's */
+	bool		key_is_identity;
+	const char *headers;		/* fixed headers, packed; NULL: none */
+	int			headers_len;
+	int			with_headers;	/* CAPTURE_HEADER_* */
+
+	/* which changes are sent */
+	bool		skip_unchanged;
+	ExprState  *filter;			/* NULL: every row */
+	ExprContext *econtext;
+
+	/* for looking whether a row of some identity is there */
+	Oid			root;			/* the published table */
+	const char *filter_text;
+	void	   *probe_plan;		/* SPIPlanPtr, made when first needed */
+} CapturedPublication;
+
+/* What is published of one relation; owned by relation.c. */
+typedef struct CapturedRelation
+{
+	Oid			relid;			/* hash key */
+	bool		valid;			/* cleared by invalidation, never while used */
+	bool		pinned;			/* some column needs outbox_encode_pin() */
+	MemoryContext context;
+	int			npubs;
+	CapturedPublication *pubs;
+} CapturedRelation;
+
+/* Publications of the relation, looked up at first use. */
+extern CapturedRelation *outbox_captured_relation(Relation rel);
+
+/*
+ * Mark what is cached for a table stale in all sessions, at commit.  For those
+ * who change outbox._publication.
+ */
+extern void outbox_capture_invalidate(Oid relid);
+
+/* Is there a row of this identity that the publication shows? */
+extern bool outbox_capture_probe(CapturedPublication *pub, Relation rel,
+								 TupleTableSlot *slot);
+
+/*
+ * Append to the packed headers those that the session asks for
+ * (pg_outbox.traceparent, .correlation_id, .causation_id).
+ */
+extern void outbox_session_headers(StringInfo buf);
+
+/* Pack a JSON object's members as headers; raises if it is no object. */
+extern void outbox_jsonb_headers(StringInfo buf, Jsonb *headers);
+
+extern bool outbox_capture_enabled(void);
+
+/* Milliseconds since the Unix epoch of the current statement's start. */
+extern int64 outbox_statement_time_ms(void);
+
+extern void outbox_capture_init(void);
+
+#endif							/* OUTBOX_CAPTURE_H */

@@ -1,0 +1,439 @@
+/*-------------------------------------------------------------------------
+ *
+ * trigger.c
+ *	  The row trigger of captured tables: a change becomes an event of each
+ *	  publication of its table.
+ *
+ * The event's id, its version, is taken here, in an AFTER ROW trigger: the
+ * row is locked by then until the transaction ends, so that of two changes of
+ * a row by different transactions the later one has the larger id.
+ *
+ * Within one transaction triggers do not fire in the order of the changes: a
+ * trigger of the user that touches sibling rows of a statement has its
+ * changes captured before the rest of that statement is.  So an event never
+ * says what a row was when the trigger was queued, but what it is now:
+ *
+ * - if this transaction has replaced the row version already, the event
+ *	 carries the newest one, or says that the row is gone;
+ * - a delete is left out if a row of that identity is there again (a key that
+ *	 another row of the statement took over, or was inserted again by a
+ *	 trigger); that row has an event of its own.
+ *
+ * A delete can only be overtaken if a command ran after it, or if a key
+ * changed; only then the table is looked at.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "capture/capture.h"
+
+#include "access/htup_details.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "commands/dbcommands.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "log/log.h"
+#include "log/stamp.h"
+
+PG_FUNCTION_INFO_V1(outbox_capture);
+PG_FUNCTION_INFO_V1(outbox_refuse_truncate);
+
+/* Buffers and context of the row at work; reset for each row. */
+static StringInfoData key_buf;
+static StringInfoData value_buf;
+static StringInfoData header_buf;
+static MemoryContext row_context = NULL;
+
+/* One row change, as the trigger sees it. */
+typedef struct RowChange
+{
+	Relation	rel;
+	TupleTableSlot *old_slot;	/* NULL for INSERT */
+	TupleTableSlot *new_slot;	/* NULL for DELETE; newest version otherwise */
+	bool		vanished;		/* INSERT, UPDATE: the row is gone again */
+	bool		overtaken;		/* DELETE: commands ran since */
+} RowChange;
+
+/* ---------------- building messages ---------------- */
+
+static void
+append_object(StringInfo buf, const CapturedColumns *columns, TupleTableSlot *slot)
+{
+	appendStringInfoCharMacro(buf, '{');
+	for (int i = 0; i < columns->ncols; i++)
+	{
+		CapturedColumn *col = &columns->cols[i];
+		bool		isnull;
+		Datum		value = slot_getattr(slot, col->attnum, &isnull);
+
+		if (i > 0)
+			appendStringInfoCharMacro(buf, ',');
+		appendBinaryStringInfoNT(buf, col->label, col->label_len);
+		if (isnull)
+			appendBinaryStringInfoNT(buf, "null", 4);
+		else
+			outbox_encode_json(buf, &col->enc, value);
+	}
+	appendStringInfoCharMacro(buf, '}');
+	outbox_encode_to_utf8(buf);
+}
+
+/*
+ * A message key: a single column's text, several columns as a JSON object.
+ * A single column that is null gives no key.
+ */
+static bool
+append_key(StringInfo buf, const CapturedColumns *columns, TupleTableSlot *slot)
+{
+	CapturedColumn *col = &columns->cols[0];
+	bool		isnull;
+	Datum		value;
+
+	if (columns->ncols > 1)
+	{
+		append_object(buf, columns, slot);
+		return true;
+	}
+	value = slot_getattr(slot, col->attnum, &isnull);
+	if (isnull)
+		return false;
+	outbox_encode_text(buf, &col->enc, value);
+	outbox_encode_to_utf8(buf);
+	return true;
+}
+
+static void
+append_source_header(StringInfo buf, Relation rel)
+{
+	char	   *source = psprintf("%s.%s.%s", get_database_name(MyDatabaseId),
+								  get_namespace_name(RelationGetNamespace(rel)),
+								  RelationGetRelationName(rel));
+
+	outbox_header_pack(buf, "source", source, strlen(source));
+}
+
+static void
+build_headers(CapturedPublication *pub, Relation rel)
+{
+	resetStringInfo(&header_buf);
+	if (pub->headers != NULL)
+		appendBinaryStringInfoNT(&header_buf, pub->headers, pub->headers_len);
+	if (pub->with_headers & CAPTURE_HEADER_SOURCE)
+		append_source_header(&header_buf, rel);
+	if (pub->with_headers & CAPTURE_HEADER_TXID)
+	{
+		char		txid[32];
+
+		snprintf(txid, sizeof(txid), UINT64_FORMAT,
+				 U64FromFullTransactionId(GetTopFullTransactionId()));
+		outbox_header_pack(&header_buf, "txid", txid, strlen(txid));
+	}
+	outbox_session_headers(&header_buf);
+}
+
+/*
+ * Record one event about the row in the slot.
+ */
+static void
+record_event(CapturedPublication *pub, Relation rel, OutboxOp op, TupleTableSlot *slot)
+{
+	OutboxEvent ev;
+
+	memset(&ev, 0, sizeof(ev));
+	ev.op = op;
+	ev.stream = pub->stream;
+	ev.time_ms = outbox_statement_time_ms();
+
+	resetStringInfo(&key_buf);
+	if (append_key(&key_buf, &pub->key, slot))
+	{
+		ev.key = key_buf.data;
+		ev.key_len = key_buf.len;
+	}
+	if (op != OUTBOX_OP_DELETE || !pub->key_is_identity)
+	{
+		bool		identity_only = pub->thin || op == OUTBOX_OP_DELETE;
+
+		resetStringInfo(&value_buf);
+		append_object(&value_buf, identity_only ? &pub->identity : &pub->value, slot);
+		ev.value = value_buf.data;
+		ev.value_len = value_buf.len;
+	}
+	build_headers(pub, rel);
+	if (header_buf.len > 0)
+	{
+		ev.headers = header_buf.data;
+		ev.headers_len = header_buf.len;
+	}
+	ev.id = outbox_stamp_next();
+	outbox_log_append(&ev);
+}
+
+/* ---------------- what happened to the row ---------------- */
+
+/*
+ * Has this transaction replaced or deleted the row version?
+ */
+static bool
+is_superseded(HeapTupleHeader tuple)
+{
+	if ((tuple->t_infomask & HEAP_XMAX_INVALID) ||
+		HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_infomask))
+		return false;
+	return TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(tuple));
+}
+
+/*
+ * Follow the row to its newest version in this transaction, which replaces
+ * the slot's content; false if the row is gone.  Only heap tables keep the
+ * chain; with other access methods the version at hand is taken.
+ */
+static bool
+follow_row(Relation rel, TupleTableSlot *slot)
+{
+	while (TTS_IS_BUFFERTUPLE(slot))
+	{
+		HeapTuple	tup = ExecFetchSlotHeapTuple(slot, false, NULL);
+		ItemPointerData next;
+
+		if (!is_superseded(tup->t_data))
+			return true;
+		next = tup->t_data->t_ctid;
+		if (HeapTupleHeaderIndicatesMovedPartitions(tup->t_data) ||
+			ItemPointerEquals(&next, &tup->t_self))
+			return false;
+		if (!table_tuple_fetch_row_version(rel, &next, SnapshotAny, slot))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Did a command run after the one that deleted the row?
+ */
+static bool
+commands_since_delete(TupleTableSlot *slot)
+{
+	HeapTuple	tup;
+
+	if (!TTS_IS_BUFFERTUPLE(slot))
+		return true;
+	tup = ExecFetchSlotHeapTuple(slot, false, NULL);
+	if (!is_superseded(tup->t_data))
+		return true;
+	return HeapTupleHeaderGetCmax(tup->t_data) != GetCurrentCommandId(false);
+}
+
+static bool
+columns_differ(const CapturedColumns *columns, Relation rel,
+			   TupleTableSlot *a, TupleTableSlot *b)
+{
+	for (int i = 0; i < columns->ncols; i++)
+	{
+		AttrNumber	attnum = columns->cols[i].attnum;
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+		bool		anull;
+		bool		bnull;
+		Datum		aval = slot_getattr(a, attnum, &anull);
+		Datum		bval = slot_getattr(b, attnum, &bnull);
+
+		if (anull != bnull)
+			return true;
+		if (!anull && !datum_image_eq(aval, bval, att->attbyval, att->attlen))
+			return true;
+	}
+	return false;
+}
+
+static bool
+passes_filter(CapturedPublication *pub, TupleTableSlot *slot)
+{
+	bool		passes;
+
+	if (pub->filter == NULL)
+		return true;
+	ResetExprContext(pub->econtext);
+	pub->econtext->ecxt_scantuple = slot;
+	passes = ExecQual(pub->filter, pub->econtext);
+	return passes;
+}
+
+/* ---------------- from changes to events ---------------- */
+
+/*
+ * The row of this identity goes, unless another one has taken its place.
+ */
+static void
+record_delete(CapturedPublication *pub, const RowChange *change,
+			  TupleTableSlot *slot, bool may_be_replaced)
+{
+	if (may_be_replaced && outbox_capture_probe(pub, change->rel, slot))
+		return;
+	record_event(pub, change->rel, OUTBOX_OP_DELETE, slot);
+}
+
+static void
+capture_update(CapturedPublication *pub, const RowChange *change)
+{
+	bool		was_in = passes_filter(pub, change->old_slot);
+	bool		is_in = !change->vanished && passes_filter(pub, change->new_slot);
+	bool		rekeyed = columns_differ(&pub->identity, change->rel,
+										 change->old_slot, change->new_slot);
+
+	if (was_in && (rekeyed || !is_in))
+		record_delete(pub, change, change->old_slot, true);
+	if (!is_in)
+		return;
+	if (was_in && !rekeyed)
+	{
+		if (pub->skip_unchanged &&
+			!columns_differ(&pub->value, change->rel, change->old_slot, change->new_slot))
+			return;
+		record_event(pub, change->rel, OUTBOX_OP_UPDATE, change->new_slot);
+	}
+	else
+		record_event(pub, change->rel, OUTBOX_OP_CREATE, change->new_slot);
+}
+
+static void
+capture_change(CapturedPublication *pub, const RowChange *change)
+{
+	if (change->old_slot == NULL)
+	{
+		if (!passes_filter(pub, change->new_slot))
+			return;
+		if (change->vanished)
+			record_delete(pub, change, change->new_slot, true);
+		else
+			record_event(pub, change->rel, OUTBOX_OP_CREATE, change->new_slot);
+	}
+	else if (change->new_slot == NULL)
+	{
+		if (passes_filter(pub, change->old_slot))
+			record_delete(pub, change, change->old_slot, change->overtaken);
+	}
+	else
+		capture_update(pub, change);
+}
+
+static void
+describe_change(RowChange *change, TriggerData *trigdata)
+{
+	memset(change, 0, sizeof(*change));
+	change->rel = trigdata->tg_relation;
+	if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
+		change->new_slot = trigdata->tg_trigslot;
+	else if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
+		change->old_slot = trigdata->tg_trigslot;
+	else
+	{
+		change->old_slot = trigdata->tg_trigslot;
+		change->new_slot = trigdata->tg_newslot;
+	}
+
+	if (change->new_slot != NULL)
+		change->vanished = !follow_row(change->rel, change->new_slot);
+	else
+		change->overtaken = commands_since_delete(change->old_slot);
+}
+
+static void
+row_begin(void)
+{
+	if (row_context == NULL)
+	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+
+		row_context = AllocSetContextCreate(TopMemoryContext, "pg_outbox row",
+											ALLOCSET_DEFAULT_SIZES);
+		initStringInfo(&key_buf);
+		initStringInfo(&value_buf);
+		initStringInfo(&header_buf);
+		MemoryContextSwitchTo(oldcontext);
+	}
+}
+
+/*
+ * A huge row must not stay in memory for the rest of the session.
+ */
+static void
+row_end(void)
+{
+	StringInfo	bufs[] = {&key_buf, &value_buf, &header_buf};
+
+	MemoryContextReset(row_context);
+	for (int i = 0; i < lengthof(bufs); i++)
+		if (bufs[i]->maxlen > 1024 * 1024)
+		{
+			MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+
+			pfree(bufs[i]->data);
+			initStringInfo(bufs[i]);
+			MemoryContextSwitchTo(oldcontext);
+		}
+}
+
+Datum
+outbox_capture(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	CapturedRelation *captured;
+	RowChange	change;
+	MemoryContext oldcontext;
+	int			pin_level = -1;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"_capture\" must be fired AFTER ROW"),
+				 errhint("Use outbox.publish to capture a table.")));
+
+	if (!outbox_capture_enabled())
+		return PointerGetDatum(NULL);
+	captured = outbox_captured_relation(trigdata->tg_relation);
+	if (captured->npubs == 0)
+		return PointerGetDatum(NULL);
+
+	row_begin();
+	oldcontext = MemoryContextSwitchTo(row_context);
+	if (captured->pinned)
+		pin_level = outbox_encode_pin();
+	describe_change(&change, trigdata);
+	for (int i = 0; i < captured->npubs; i++)
+		capture_change(&captured->pubs[i], &change);
+	outbox_encode_unpin(pin_level);
+	MemoryContextSwitchTo(oldcontext);
+	row_end();
+	return PointerGetDatum(NULL);
+}
+
+Datum
+outbox_refuse_truncate(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"_refuse_truncate\" must be called as a trigger")));
+	if (!outbox_capture_enabled())
+		return PointerGetDatum(NULL);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot truncate table \"%s\" because it is published",
+					RelationGetRelationName(trigdata->tg_relation)),
+			 errdetail("TRUNCATE makes no events: replicas would keep the rows."),
+			 errhint("Use DELETE, or publish the table with on_truncate => 'ignore'.")));
+	return PointerGetDatum(NULL);
+}
