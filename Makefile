@@ -77,6 +77,16 @@ uninstall-kafka:
 clean-kafka:
 	rm -f $(KAFKA_LIB) $(KAFKA_OBJS)
 
+# Programs for tests and measurements; not installed.
+build/mock_broker: test/kafka/mock_broker.c
+build/rdkafka_bench: bench/rdkafka_bench.c
+build/mock_broker build/rdkafka_bench:
+	@mkdir -p build
+	$(CC) $(CFLAGS) $(CPPFLAGS) -o $@ $< $(LDFLAGS) $(RDKAFKA_LIBS)
+
+.PHONY: test-programs
+test-programs: build/mock_broker build/rdkafka_bench
+
 .PHONY: install-kafka uninstall-kafka clean-kafka
 
 pg_outbox--$(EXTVERSION).sql: $(FRAGMENTS) pg_outbox.control
