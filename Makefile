@@ -79,13 +79,14 @@ clean-kafka:
 
 # Programs for tests and measurements; not installed.
 build/mock_broker: test/kafka/mock_broker.c
+build/kafka_admin: test/kafka/kafka_admin.c
 build/rdkafka_bench: bench/rdkafka_bench.c
-build/mock_broker build/rdkafka_bench:
+build/mock_broker build/kafka_admin build/rdkafka_bench:
 	@mkdir -p build
 	$(CC) $(CFLAGS) $(CPPFLAGS) -o $@ $< $(LDFLAGS) $(RDKAFKA_LIBS)
 
 .PHONY: test-programs
-test-programs: build/mock_broker build/rdkafka_bench
+test-programs: build/mock_broker build/kafka_admin build/rdkafka_bench
 
 .PHONY: install-kafka uninstall-kafka clean-kafka
 

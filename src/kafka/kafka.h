@@ -71,7 +71,17 @@ extern OutboxProducer *outbox_producer_create(Oid serverid, int event_fd);
 extern OutboxKafkaFault outbox_producer_send(OutboxProducer *prod,
 											 const OutboxMessage *msg);
 
-/* Next delivery report, if there is one; never waits. */
+/*
+ * Next delivery report, if there is one; never waits.
+ *
+ * Once a report or a send says FAULT_CLUSTER, nothing that is not yet reported
+ * is sure ever to be: close the producer, make another one and send again what
+ * was not reported as OK, in its order.  A broker rejects a whole batch for one
+ * message's sake; the report of FAULT_EVENT is given only to the message that
+ * is the cause, which can take several such rounds, and is itself followed by
+ * FAULT_CLUSTER for what was sent behind it.  Make the new producer in
+ * the same process: how far the search has come is known to the process only.
+ */
 extern bool outbox_producer_poll(OutboxProducer *prod, OutboxDelivery *delivery);
 
 /* Messages accepted and not yet reported. */

@@ -312,7 +312,7 @@ client_log(Client *client, int elevel, const char *fmt,...)
 	va_end(args);
 	client_scrub(client, line);
 	ereport(elevel,
-			(errcode(elevel >= WARNING ? ERRCODE_WARNING : ERRCODE_SUCCESSFUL_COMPLETION),
+			(errcode(ERRCODE_SUCCESSFUL_COMPLETION),
 			 errmsg("Kafka server \"%s\": %s", client->server, line)));
 }
 
@@ -325,9 +325,9 @@ note_log(Client *client, rd_kafka_event_t *ev)
 
 	if (rd_kafka_event_log(ev, &fac, &str, &level) != 0)
 		return;
-	if (level <= LOG_CRIT)
-		client_log(client, WARNING, "%s", str);
-	else if (level <= LOG_WARNING)
+	if (strcmp(fac, "CONFWARN") == 0)
+		level = LOG_DEBUG;		/* advice about settings that are meant so */
+	if (level <= LOG_WARNING)
 		client_log(client, LOG, "%s", str);
 	else
 		client_log(client, DEBUG1, "%s", str);

@@ -25,11 +25,12 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
-#define TOPIC_NAME_SIZE 256		/* Kafka's limit is 249 characters */
+#define TOPIC_NAME_SIZE 250		/* Kafka's limit is 249 characters */
 #define ERROR_SIZE 256
 #define MAX_HEADERS_ON_STACK 16
 #define BATCH_BYTES_DEFAULT "1000000"
 #define TOPIC_REFRESH_MS 1000	/* between two looks whether a topic is there now */
+#define TOPIC_WAIT_MS 100		/* for the answer to that */
 #define ALONE_MESSAGES 5000		/* single messages sent in search of a culprit */
 
 /* What an earlier producer learned of a server; for the process's life. */
@@ -226,6 +227,17 @@ producer_close(OutboxProducer *prod, int timeout_ms)
 
 /* ---------------- topics ---------------- */
 
+/* Kafka's rule for names. */
+static bool
+topic_name_valid(const char *name)
+{
+	size_t		len = strlen(name);
+
+	return len > 0 && len < TOPIC_NAME_SIZE &&
+		strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
+		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == len;
+}
+
 static TopicEntry *
 topic_open(OutboxProducer *prod, const char *name)
 {
@@ -254,7 +266,7 @@ topic_find(OutboxProducer *prod, const char *name)
 
 	if (topic == NULL || strcmp(topic->name, name) != 0)
 	{
-		if (name[0] == '\0' || strlen(name) >= TOPIC_NAME_SIZE)
+		if (!topic_name_valid(name))
 			return NULL;
 		topic = topic_open(prod, name);
 		if (topic->rkt == NULL)
@@ -266,7 +278,7 @@ topic_find(OutboxProducer *prod, const char *name)
 
 /*
  * Left alone, the library would ask after a missing topic again only every few
- * minutes.  Ask now and do not wait for the answer: a later send sees it.
+ * minutes.  Ask now, and wait a little, so that the message at hand profits.
  */
 static void
 topic_refresh(OutboxProducer *prod, TopicEntry *topic)
@@ -277,9 +289,12 @@ topic_refresh(OutboxProducer *prod, TopicEntry *topic)
 	if (!TimestampDifferenceExceeds(topic->refreshed_at, now, TOPIC_REFRESH_MS))
 		return;
 	topic->refreshed_at = now;
-	if (rd_kafka_metadata(prod->client.rk, 0, topic->rkt, &md, 0) ==
+	if (rd_kafka_metadata(prod->client.rk, 0, topic->rkt, &md, TOPIC_WAIT_MS) !=
 		RD_KAFKA_RESP_ERR_NO_ERROR)
-		rd_kafka_metadata_destroy(md);
+		return;
+	topic->faulty = md->topic_cnt != 1 ||
+		md->topics[0].err != RD_KAFKA_RESP_ERR_NO_ERROR;
+	rd_kafka_metadata_destroy(md);
 }
 
 /*
@@ -353,7 +368,7 @@ message_enqueue(OutboxProducer *prod, TopicEntry *topic, const OutboxMessage *ms
 	if (error == NULL)
 		return RD_KAFKA_RESP_ERR_NO_ERROR;
 	err = rd_kafka_error_code(error);
-	strlcpy(prod->error, rd_kafka_error_string(error), sizeof(prod->error));
+	strlcpy(prod->error, rd_kafka_err2str(err), sizeof(prod->error));
 	rd_kafka_error_destroy(error);
 	if (hdrs != NULL)
 		rd_kafka_headers_destroy(hdrs);
@@ -382,6 +397,9 @@ producer_send(OutboxProducer *prod, const OutboxMessage *msg)
 	}
 	if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL)
 		return OUTBOX_KAFKA_FULL;
+	if (err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
+		strlcpy(prod->error, "message is larger than message.max.bytes of the Kafka server's options",
+				sizeof(prod->error));
 	fault = fault_of_error(err);
 	if (fault == OUTBOX_KAFKA_FAULT_TOPIC)
 		topic->faulty = true;
@@ -435,6 +453,7 @@ report_failure(OutboxProducer *prod, const rd_kafka_message_t *rkm,
 {
 	TopicEntry *topic;
 
+	delivery->offset = -1;
 	delivery->error = rd_kafka_err2str(rkm->err);
 	delivery->fault = fault_of_error(rkm->err);
 	if (delivery->fault == OUTBOX_KAFKA_FAULT_EVENT &&
@@ -500,7 +519,13 @@ producer_poll(OutboxProducer *prod, OutboxDelivery *delivery)
 		}
 		ev = rd_kafka_queue_poll(prod->client.queue, 0);
 		if (ev == NULL)
+		{
+			/* what came back unsent after the library gave up stays there */
+			if (unlikely(prod->client.fatal) && prod->in_flight > 0)
+				rd_kafka_purge(prod->client.rk, RD_KAFKA_PURGE_F_QUEUE |
+							   RD_KAFKA_PURGE_F_NON_BLOCKING);
 			return false;
+		}
 		if (rd_kafka_event_type(ev) == RD_KAFKA_EVENT_DR)
 			prod->reports = ev;
 		else
