@@ -85,8 +85,14 @@ build/mock_broker build/kafka_admin build/rdkafka_bench:
 	@mkdir -p build
 	$(CC) $(CFLAGS) $(CPPFLAGS) -o $@ $< $(LDFLAGS) $(RDKAFKA_LIBS)
 
-.PHONY: test-programs
+.PHONY: test-programs test-modules
 test-programs: build/mock_broker build/kafka_admin build/rdkafka_bench
+
+# Libraries that stand in for parts of the product, or drive them, in tests.
+test-modules:
+	for dir in test/modules/*/; do \
+		$(MAKE) -C $$dir PG_CONFIG=$(PG_CONFIG) install || exit 1; \
+	done
 
 .PHONY: install-kafka uninstall-kafka clean-kafka
 

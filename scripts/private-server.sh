@@ -93,7 +93,7 @@ build()
 		say "$flags" >"$dir/flags"
 	fi
 	make -C "$dir/src" -j"$(nproc)" PG_CONFIG="$private" COPT="$flags" all &&
-		make -C "$dir/src" PG_CONFIG="$private" COPT="$flags" install
+		make -C "$dir/src" PG_CONFIG="$private" COPT="$flags" install test-programs test-modules
 }
 
 mkdir -p "$ROOT/build/log" "$dir"

@@ -27,3 +27,11 @@ LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION outbox.server_check(text) IS
 'Connects to a Kafka server as the workers do and says what is there: whether a broker answered, how many brokers there are, the list "id=host:port, ...", the cluster''s id, the broker that is its controller, or, if none answered, the reason. Waits at most pg_outbox.connect_timeout (milliseconds, default 5000) and can be cancelled. Needs USAGE on the server. Raises undefined_object (42704), wrong_object_type (42809), insufficient_privilege (42501), fdw_error (HV000).';
+
+CREATE FUNCTION outbox._server_topic_allowed(server text, topic text) RETURNS boolean
+AS 'MODULE_PATHNAME', 'outbox_server_topic_allowed_sql'
+LANGUAGE C STRICT STABLE;
+REVOKE ALL ON FUNCTION outbox._server_topic_allowed(text, text) FROM PUBLIC;
+
+COMMENT ON FUNCTION outbox._server_topic_allowed(text, text) IS
+'Whether option "topics" of the Kafka server lets its users publish to the topic.';

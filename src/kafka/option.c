@@ -473,6 +473,16 @@ bounds_fault(const OutboxOption *opt, const char *value)
 	return NULL;
 }
 
+/* libcurl knows more kinds of addresses, those of local files among them. */
+static const char *
+url_fault(const char *value)
+{
+	if (pg_strncasecmp(value, "https://", 8) != 0 &&
+		pg_strncasecmp(value, "http://", 7) != 0)
+		return _("It must begin with \"https://\" or \"http://\".");
+	return NULL;
+}
+
 static const char *
 path_fault(const char *value)
 {
@@ -520,6 +530,8 @@ value_fault(const OutboxOption *opt, const char *value)
 		fault = bounds_fault(opt, value);
 	else if (strcmp(opt->name, "sasl.mechanism") == 0 && strchr(value, ',') != NULL)
 		fault = _("Exactly one mechanism is expected.");
+	else if (strcmp(opt->name, "sasl.oauthbearer.token.endpoint.url") == 0)
+		fault = url_fault(value);
 
 	if (fault == NULL && (opt->flags & OUTBOX_OPTION_OWN) == 0)
 		fault = library_fault(opt, value);

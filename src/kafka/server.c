@@ -18,6 +18,7 @@
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "common/hashfn.h"
+#include "fmgr.h"
 #include "foreign/foreign.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -120,6 +121,8 @@ topic_in_list(const char *list, const char *topic)
 	}
 }
 
+PG_FUNCTION_INFO_V1(outbox_server_topic_allowed_sql);
+
 bool
 outbox_server_topic_allowed(Oid serverid, const char *topic)
 {
@@ -134,6 +137,16 @@ outbox_server_topic_allowed(Oid serverid, const char *topic)
 			return topic_in_list(defGetString(def), topic);
 	}
 	return true;
+}
+
+Datum
+outbox_server_topic_allowed_sql(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *topic = text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+	PG_RETURN_BOOL(outbox_server_topic_allowed(outbox_server_oid(name, false),
+											   topic));
 }
 
 /* ---------------- settings ---------------- */

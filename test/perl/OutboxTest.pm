@@ -33,7 +33,7 @@ use Time::HiRes ();
 
 our @EXPORT = qw(
   outbox_node outbox_install
-  outbox_broker need_kafka unique_topic
+  outbox_broker need_kafka outbox_kafka mock_control kafka_admin unique_topic
   topic_create topic_read topic_write topic_wait topic_watermarks
   wait_until wait_for_sql is_soon
   worker_pid kill_worker wait_for_worker
@@ -186,7 +186,102 @@ sub is_soon
 # Brokers
 # ---------------------------------------------------------------------------
 
+# A program of test/kafka: as "make check" or "make test-programs" built it, else
+# compiled here.
+my $compiled;
+
+sub _program
+{
+	my ($name) = @_;
+	my $source = "$tree/test/kafka/$name.c";
+
+	for my $file ("$tree/build/check/src/build/$name", "$tree/build/$name")
+	{
+		return $file if -x $file && -M $file <= -M $source;
+	}
+	$compiled //= File::Temp->newdir;
+	if (!-x "$compiled/$name")
+	{
+		system('cc', '-o', "$compiled/$name", $source, '-lrdkafka') == 0
+		  or die "could not compile $source";
+	}
+	return "$compiled/$name";
+}
+
+# A mock broker ends with its standard input, so that none outlives its test.
 my @mocks;    # IPC::Run handles of the mock brokers of this test
+
+sub _start_mock
+{
+	my (%opt) = @_;
+	my ($in, $out) = ('', '');
+	my $dir = PostgreSQL::Test::Utils::tempdir_short();
+	my @command = (_program('mock_broker'), '--stdin', '--control', "$dir/control",
+		'--brokers', $opt{brokers} // 1);
+
+	push @command, map { ('--topic', "$_:$opt{topics}{$_}") } sort keys %{ $opt{topics} // {} };
+	my $harness = IPC::Run::start(\@command, '<', \$in, '>', \$out);
+	push @mocks, { harness => $harness, in => \$in, out => \$out, dir => $dir };
+	wait_until(
+		sub { $harness->pump_nb; return $out =~ /^bootstrap\.servers=(\S+)$/m },
+		"the mock broker's address") or die 'the mock broker did not start';
+	$out =~ /^bootstrap\.servers=(\S+)$/m;
+	return { bootstrap => $1, kind => 'mock', control => "$dir/control" };
+}
+
+# mock_control(BROKER, COMMAND, ARGUMENT...): tell a mock broker to misbehave; see
+# test/kafka/mock_broker.c for the commands.
+sub mock_control
+{
+	my ($broker, @words) = @_;
+	my $out = '';
+
+	IPC::Run::run([ _program('mock_broker'), '--send', $broker->{control}, @words ], '>', \$out)
+	  or die "mock broker, @words: $out";
+	return;
+}
+
+# kafka_admin(BROKER, COMMAND, ARGUMENT...): topics, partitions, retention and
+# rights of a real Kafka; see test/kafka/kafka_admin.c.
+sub kafka_admin
+{
+	my ($broker, @words) = @_;
+	my $err = '';
+
+	IPC::Run::run([ _program('kafka_admin'), _bootstrap($broker), @words ], '2>', \$err)
+	  or die $err;
+	return;
+}
+
+# outbox_kafka(OPTION...): a real Kafka of the test's own, started with options of
+# test/kafka/kafka.sh and ended with the test; for what cannot be done to the
+# one that all share.  Skips the test file if there is no real Kafka at all.
+my %kafkas;    # directory -> 1
+
+sub outbox_kafka
+{
+	my (@options) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir() . '/kafka';
+	my ($out, $err) = ('', '');
+
+	need_kafka();
+	$kafkas{$dir} = 1;
+	IPC::Run::run([ "$tree/test/kafka/kafka.sh", 'start', $dir, @options ], '>', \$out, '2>', \$err)
+	  or die "could not start Kafka: $err";
+	my ($bootstrap) = $out =~ /^bootstrap\.servers=(\S+)$/m;
+	my ($sasl) = $out =~ /^sasl\.bootstrap\.servers=(\S+)$/m;
+	return { bootstrap => $bootstrap, sasl => $sasl, kind => 'kafka', dir => $dir };
+}
+
+END
+{
+	local $?;
+	for my $dir (grep { -f "$_/addresses" } keys %kafkas)
+	{
+		system("$tree/test/kafka/kafka.sh", 'kill', $dir);
+	}
+	$_->{harness}->kill_kill(grace => 1) for @mocks;
+}
 
 # outbox_broker(mock => 1, conf...): a broker as { bootstrap, kind }.
 #
@@ -248,6 +343,24 @@ sub _kcat
 	my $ok = IPC::Run::run(\@command, '<', \$input, '>', \$out, '2>', \$err,
 		IPC::Run::timeout(timeout()));
 	return ($ok, $out, $err);
+}
+
+# topic_create(BROKER, TOPIC, PARTITIONS, NAME => VALUE...): settings only of a
+# real Kafka.
+sub topic_create
+{
+	my ($broker, $topic, $partitions, %setting) = @_;
+
+	if (ref $broker && $broker->{kind} eq 'mock')
+	{
+		mock_control($broker, 'topic', $topic, $partitions // 1);
+	}
+	else
+	{
+		kafka_admin($broker, 'create', $topic, $partitions // 1,
+			map { "$_=$setting{$_}" } sort keys %setting);
+	}
+	return;
 }
 
 # topic_read(BROKER, TOPIC, offset => 'beginning', partition => N, count => N)
