@@ -161,7 +161,11 @@ extern OutboxConsumer *outbox_consumer_create(Oid serverid, const char *group_id
 extern void outbox_consumer_assign(OutboxConsumer *cons, const char *topic,
 								   const OutboxPartitionOffset *parts, int nparts);
 
-/* Stop or go on fetching one partition, or move within it. */
+/*
+ * Stop or go on fetching one partition, or move within it; all take effect for
+ * the next poll.  A partition that was reported with a fault or as out of range
+ * stays silent until seek() moves it.  seek() ends a pause.
+ */
 extern void outbox_consumer_pause(OutboxConsumer *cons, const char *topic, int32 partition);
 extern void outbox_consumer_resume(OutboxConsumer *cons, const char *topic, int32 partition);
 extern void outbox_consumer_seek(OutboxConsumer *cons, const char *topic,

@@ -149,7 +149,7 @@ list_finish(rd_kafka_topic_partition_list_t *list, rd_kafka_resp_err_t err)
 	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 		err = list->elems[0].err;
 	rd_kafka_topic_partition_list_destroy(list);
-	return err == RD_KAFKA_RESP_ERR__IN_PROGRESS ? RD_KAFKA_RESP_ERR_NO_ERROR : err;
+	return err;
 }
 
 static rd_kafka_topic_partition_list_t *
@@ -183,25 +183,29 @@ consumer_resume(OutboxConsumer *cons, const char *topic, int32 partition)
 }
 
 /*
- * Does not wait.  Records of the partition that were fetched before are not
- * returned any more.
+ * The library's own seek does nothing in a partition that has stopped at an
+ * error, so the partition is taken out of the assignment and put back.  Does
+ * not wait.  Records of it that were fetched before are not returned any more,
+ * and it is not paused any more.
  */
 void
 consumer_seek(OutboxConsumer *cons, const char *topic, int32 partition,
 			  int64 offset)
 {
 	rd_kafka_topic_partition_list_t *list = list_of_one(topic, partition, offset);
-	rd_kafka_error_t *error = rd_kafka_seek_partitions(cons->client.rk, list, 0);
 	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR_NO_ERROR;
+	rd_kafka_error_t *error;
 
+	error = rd_kafka_incremental_unassign(cons->client.rk, list);
+	if (error == NULL)
+		error = rd_kafka_incremental_assign(cons->client.rk, list);
+	rd_kafka_topic_partition_list_destroy(list);
 	if (error != NULL)
 	{
 		err = rd_kafka_error_code(error);
 		rd_kafka_error_destroy(error);
-	}
-	err = list_finish(list, err);
-	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		consumer_raise(cons, "seek in", topic, err);
+	}
 }
 
 /* ---------------- records ---------------- */

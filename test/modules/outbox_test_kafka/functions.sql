@@ -14,6 +14,27 @@ RETURNS SETOF record
 AS 'outbox_test_kafka', 'test_producer_reports' LANGUAGE C STRICT;
 CREATE FUNCTION tk.state(wanted boolean, timeout_ms integer DEFAULT 20000) RETURNS text
 AS 'outbox_test_kafka', 'test_producer_state' LANGUAGE C STRICT;
+-- the state once it matches, or an error
+CREATE FUNCTION tk.await(pattern text, OUT state text) LANGUAGE plpgsql AS $$
+DECLARE
+	until timestamptz := clock_timestamp() + '60 s';
+BEGIN
+	LOOP
+		state := tk.state(true, 0);
+		EXIT WHEN state ~ pattern;
+		IF clock_timestamp() > until THEN
+			RAISE 'the producer''s state is "%"', state;
+		END IF;
+		PERFORM pg_sleep(0.02);
+	END LOOP;
+END $$;
+-- who failed, and which
+CREATE FUNCTION tk.summary(wanted integer, timeout_ms integer DEFAULT 20000) RETURNS text
+LANGUAGE sql AS $$
+	SELECT string_agg(format('%s %s..%s', fault, lo, hi), ', ' ORDER BY lo)
+	FROM (SELECT fault, min(tag) AS lo, max(tag) AS hi FROM tk.reports(wanted, timeout_ms)
+		GROUP BY fault) s
+$$;
 CREATE FUNCTION tk.producer_close(timeout_ms integer DEFAULT 1000) RETURNS void
 AS 'outbox_test_kafka', 'test_producer_close' LANGUAGE C STRICT;
 
