@@ -83,7 +83,7 @@ producer_create(Bench *bench, const char *bootstrap, const char *topic,
 	set(conf, "message.timeout.ms", "0");
 	set(conf, "partitioner", "murmur2_random");
 	set(conf, "socket.nagle.disable", "true");
-	set(conf, "linger.ms", "1");
+	set(conf, "linger.ms", "0");
 	set(conf, "queue.buffering.max.kbytes", "32768");
 	set(conf, "queue.buffering.max.messages", "200000");
 	for (int i = 0; i < nset; i++)

@@ -25,11 +25,11 @@ static int	connect_timeout = 5000;
 PG_FUNCTION_INFO_V1(outbox_server_check);
 
 static void
-check_text(Datum *values, bool *nulls, int column, const char *text)
+check_text(Datum *values, bool *nulls, int column, const char *str)
 {
-	nulls[column] = text == NULL;
-	if (text != NULL)
-		values[column] = CStringGetTextDatum(text);
+	nulls[column] = str == NULL;
+	if (str != NULL)
+		values[column] = CStringGetTextDatum(str);
 }
 
 static Datum

@@ -206,6 +206,8 @@ extern int64 outbox_consumer_high_watermark(OutboxConsumer *cons, const char *to
 											int32 partition);
 
 extern bool outbox_consumer_connected(OutboxConsumer *cons, const char **reason);
+
+/* Ends the consumer; releases records that are still held. */
 extern void outbox_consumer_close(OutboxConsumer *cons);
 
 /* ---------------- servers ---------------- */

@@ -92,7 +92,6 @@ static const OutboxOption options[] = {
 	{"sasl.username", SERVER | MAPPING, B},
 	{"sasl.password", SECRET, B},
 	{"sasl.kerberos.service.name", SERVER, B},
-	{"sasl.oauthbearer.method", SERVER, B},
 	{"sasl.oauthbearer.token.endpoint.url", SERVER, B},
 	{"sasl.oauthbearer.scope", SERVER, B},
 	{"sasl.oauthbearer.extensions", SERVER, B},
@@ -154,6 +153,7 @@ static const RefusedOption refused[] = {
 	{"enable.idempotence", REFUSED_OURS},
 	{"enable.partition.eof", REFUSED_OURS},
 	{"enabled_events", REFUSED_OURS},
+	{"sasl.oauthbearer.method", REFUSED_OURS},
 	{"group.id", REFUSED_OURS},
 	{"group.instance.id", REFUSED_OURS},
 	{"isolation.level", REFUSED_OURS},
@@ -568,8 +568,10 @@ validator_check_bootstrap(List *opts)
 	ListCell   *lc;
 
 	foreach(lc, opts)
+	{
 		if (strcmp(((DefElem *) lfirst(lc))->defname, OUTBOX_OPTION_BOOTSTRAP) == 0)
 			return;
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
 			 errmsg("option \"%s\" is required", OUTBOX_OPTION_BOOTSTRAP),

@@ -14,7 +14,7 @@
 
 /* Where an option may stand, and what it is. */
 #define OUTBOX_OPTION_SERVER	0x01	/* in CREATE SERVER */
-#define OUTBOX_OPTION_MAPPING	0x02	/* in CREATE USER MAPPING, secrets file */
+#define OUTBOX_OPTION_MAPPING	0x02	/* in a mapping, a secrets file */
 #define OUTBOX_OPTION_SECRET	0x04	/* its value is never shown */
 #define OUTBOX_OPTION_FILE		0x08	/* names a file: superusers only */
 #define OUTBOX_OPTION_OWN		0x10	/* ours, librdkafka does not know it */

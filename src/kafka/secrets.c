@@ -56,7 +56,7 @@ secrets_check_file(int fd, const char *path)
 static char *
 secrets_load(const char *path)
 {
-	char	   *text = palloc(SECRETS_MAX_BYTES + 1);
+	char	   *contents = palloc(SECRETS_MAX_BYTES + 1);
 	int			len = 0;
 	int			fd;
 
@@ -68,7 +68,7 @@ secrets_load(const char *path)
 	secrets_check_file(fd, path);
 	while (len < SECRETS_MAX_BYTES)
 	{
-		ssize_t		nread = read(fd, text + len, SECRETS_MAX_BYTES - len);
+		ssize_t		nread = read(fd, contents + len, SECRETS_MAX_BYTES - len);
 
 		if (nread < 0 && errno == EINTR)
 			continue;
@@ -81,8 +81,8 @@ secrets_load(const char *path)
 		len += nread;
 	}
 	CloseTransientFile(fd);
-	text[len] = '\0';
-	return text;
+	contents[len] = '\0';
+	return contents;
 }
 
 static char *
@@ -138,8 +138,8 @@ secrets_line(const char *path, int lineno, char *line,
 void
 outbox_secrets_read(const char *path, OutboxSecretFunc func, void *arg)
 {
-	char	   *text = secrets_load(path);
-	char	   *line = text;
+	char	   *contents = secrets_load(path);
+	char	   *line = contents;
 	int			lineno = 1;
 
 	while (line != NULL)
@@ -151,6 +151,6 @@ outbox_secrets_read(const char *path, OutboxSecretFunc func, void *arg)
 		secrets_line(path, lineno++, line, func, arg);
 		line = end ? end + 1 : NULL;
 	}
-	explicit_bzero(text, SECRETS_MAX_BYTES + 1);
-	pfree(text);
+	explicit_bzero(contents, SECRETS_MAX_BYTES + 1);
+	pfree(contents);
 }

@@ -75,7 +75,7 @@ check_resources(rd_kafka_event_t *ev)
 {
 	size_t		n;
 	const rd_kafka_ConfigResource_t **res =
-		rd_kafka_AlterConfigs_result_resources(rd_kafka_event_AlterConfigs_result(ev), &n);
+	rd_kafka_AlterConfigs_result_resources(rd_kafka_event_AlterConfigs_result(ev), &n);
 
 	for (size_t i = 0; i < n; i++)
 		if (rd_kafka_ConfigResource_error(res[i]) != RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -87,7 +87,7 @@ static void
 check_records(rd_kafka_event_t *ev)
 {
 	const rd_kafka_topic_partition_list_t *list =
-		rd_kafka_DeleteRecords_result_offsets(rd_kafka_event_DeleteRecords_result(ev));
+	rd_kafka_DeleteRecords_result_offsets(rd_kafka_event_DeleteRecords_result(ev));
 
 	for (int i = 0; i < list->cnt; i++)
 		if (list->elems[i].err != RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -99,7 +99,7 @@ check_acls(rd_kafka_event_t *ev)
 {
 	size_t		n;
 	const rd_kafka_acl_result_t **acls =
-		rd_kafka_CreateAcls_result_acls(rd_kafka_event_CreateAcls_result(ev), &n);
+	rd_kafka_CreateAcls_result_acls(rd_kafka_event_CreateAcls_result(ev), &n);
 
 	for (size_t i = 0; i < n; i++)
 		if (rd_kafka_acl_result_error(acls[i]) != NULL)
@@ -185,7 +185,7 @@ static void
 topic_config(const char *topic, int nset, char **settings)
 {
 	rd_kafka_ConfigResource_t *res =
-		rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, topic);
+	rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, topic);
 
 	for (int i = 0; i < nset; i++)
 	{

@@ -75,7 +75,7 @@ typedef struct Options
 typedef struct Api
 {
 	const char *name;
-	int16_t		key;
+	int			key;
 } Api;
 
 static const Api apis[] = {
@@ -110,7 +110,7 @@ die(const char *fmt,...)
 /* ---------------- commands ---------------- */
 
 static const char *
-api_lookup(const char *name, int16_t *key)
+api_lookup(const char *name, int *key)
 {
 	for (size_t i = 0; i < sizeof(apis) / sizeof(apis[0]); i++)
 		if (strcasecmp(apis[i].name, name) == 0)
@@ -169,7 +169,7 @@ errors_push(const char *api, const char *error, int count)
 {
 	rd_kafka_resp_err_t *errs;
 	rd_kafka_resp_err_t err;
-	int16_t		key;
+	int			key;
 	const char *fault = api_lookup(api, &key);
 
 	if (fault == NULL)
@@ -191,7 +191,7 @@ errors_push(const char *api, const char *error, int count)
 static const char *
 errors_clear(const char *api)
 {
-	int16_t		key;
+	int			key;
 	const char *fault = api_lookup(api, &key);
 
 	if (fault == NULL)

@@ -5,6 +5,7 @@ use strict;
 use warnings FATAL => 'all';
 
 use IO::Socket::INET;
+use IPC::Run;
 use OutboxTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -58,6 +59,18 @@ is( $node->safe_psql('postgres',
 		q(SET pg_outbox.connect_timeout = '300ms'; SELECT ok, broker_count, detail FROM outbox.server_check())),
 	'f|0|no broker has answered yet', 'limited by pg_outbox.connect_timeout');
 cmp_ok(time - $begin, '<', 30, 'and soon');
+
+# A backend that is told to end in the middle of it does so.
+my $session = IPC::Run::start(
+	[ 'psql', '-Xq', '-d', $node->connstr('postgres'), '-c', q(SET pg_outbox.connect_timeout = '10min'),
+		'-c', 'SELECT outbox.server_check()' ],
+	'<', \'', '>&', \my $output);
+my $active = q(FROM pg_stat_activity WHERE query = 'SELECT outbox.server_check()' AND state = 'active');
+is_soon($node, 'postgres', "SELECT count(*) $active", '1', 'a check that waits');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) $active");
+$session->finish;
+like($output, qr/terminating connection due to administrator command/, 'is told to end, and does');
+unlike(slurp_file($node->logfile), qr/terminated by signal/, 'in peace');
 
 # No thread survives a check: the same session goes on as before.
 is( $node->safe_psql('postgres', <<'END'), "f\nf\n1", 'the session goes on');

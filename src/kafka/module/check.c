@@ -12,6 +12,7 @@
 
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "storage/ipc.h"
 
 #define CHECK_STEP_MS 100
 
@@ -96,6 +97,16 @@ check_run(Client *client, int timeout_ms, OutboxServerCheck *check)
 		check->detail = psprintf("%s", client->reason);
 }
 
+static void
+check_cleanup(int code, Datum arg)
+{
+	client_destroy((Client *) DatumGetPointer(arg));
+}
+
+/*
+ * The instance must not outlive this function, not even in a backend that is
+ * told to end while it waits here: see outbox_kafka_register_exit().
+ */
 void
 client_server_check(const OutboxServerSettings *settings, int timeout_ms,
 					OutboxServerCheck *check)
@@ -107,13 +118,10 @@ client_server_check(const OutboxServerSettings *settings, int timeout_ms,
 	client->cxt = CurrentMemoryContext;
 	client->quiet = true;
 	client_create(client, RD_KAFKA_PRODUCER, settings, NULL, NULL, 0, -1);
-	PG_TRY();
+	PG_ENSURE_ERROR_CLEANUP(check_cleanup, PointerGetDatum(client));
 	{
 		check_run(client, timeout_ms, check);
 	}
-	PG_FINALLY();
-	{
-		client_destroy(client);
-	}
-	PG_END_TRY();
+	PG_END_ENSURE_ERROR_CLEANUP(check_cleanup, PointerGetDatum(client));
+	client_destroy(client);
 }

@@ -99,6 +99,18 @@ conf_put_settings(rd_kafka_conf_t *conf, const OutboxServerSettings *settings,
 	return true;
 }
 
+/*
+ * The only way to a token that needs no callback.
+ */
+static bool
+conf_put_token_method(rd_kafka_conf_t *conf, const OutboxServerSettings *settings,
+					  char *errstr, size_t size)
+{
+	if (pg_strcasecmp(client_setting(settings, "sasl.mechanism", ""), "OAUTHBEARER") != 0)
+		return true;
+	return conf_put(conf, "sasl.oauthbearer.method", "oidc", errstr, size);
+}
+
 static rd_kafka_conf_t *
 conf_build(rd_kafka_type_t type, const OutboxServerSettings *settings,
 		   const Property *defaults, const Property *fixed, int events,
@@ -106,11 +118,12 @@ conf_build(rd_kafka_type_t type, const OutboxServerSettings *settings,
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
 	int			clients = type == RD_KAFKA_PRODUCER ?
-		OUTBOX_SETTING_PRODUCER : OUTBOX_SETTING_CONSUMER;
+	OUTBOX_SETTING_PRODUCER : OUTBOX_SETTING_CONSUMER;
 
 	if (!conf_put_list(conf, common_defaults, errstr, size) ||
 		!conf_put_list(conf, defaults, errstr, size) ||
 		!conf_put_settings(conf, settings, clients, errstr, size) ||
+		!conf_put_token_method(conf, settings, errstr, size) ||
 		!conf_put_list(conf, common_fixed, errstr, size) ||
 		!conf_put_list(conf, fixed, errstr, size))
 	{

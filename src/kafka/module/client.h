@@ -35,7 +35,7 @@ typedef struct Client
 
 	/* connection */
 	bool		up;				/* a broker has answered since the last outage */
-	bool		down;			/* all brokers were reported down, not up since */
+	bool		down;			/* the last report was: all brokers down */
 	bool		fatal;			/* the library has given up */
 	TimestampTz probed_at;		/* last look whether a broker is up */
 	char		reason[CLIENT_REASON_SIZE]; /* why it is not up */

@@ -7,7 +7,8 @@
  * consumer as a whole, not by partition, because all partitions forward to it.
  *
  * A record owns its library event and a Holder, which is palloc'd in the
- * consumer's context; both are freed by consumer_release().
+ * consumer's context; both are freed by consumer_release().  All that are out
+ * are in the consumer's list, so that an error of the caller loses none.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,6 +28,7 @@ static const Property consumer_defaults[] = {
 /* What a record points into. */
 typedef struct Holder
 {
+	dlist_node	node;			/* in the consumer's list */
 	rd_kafka_event_t *ev;
 	rd_kafka_topic_partition_t *place;	/* of an error, else NULL */
 	char	   *error;			/* of an error, else NULL */
@@ -74,6 +76,7 @@ consumer_create(const OutboxServerSettings *settings, const char *group_id,
 	OutboxConsumer *cons = MemoryContextAllocZero(cxt, sizeof(OutboxConsumer));
 
 	cons->client.cxt = cxt;
+	dlist_init(&cons->held);
 	PG_TRY();
 	{
 		consumer_configure(cons, settings, group_id, event_fd);
@@ -85,17 +88,6 @@ consumer_create(const OutboxServerSettings *settings, const char *group_id,
 	}
 	PG_END_TRY();
 	return cons;
-}
-
-/*
- * Records that are still held must be released before.
- */
-void
-consumer_close(OutboxConsumer *cons)
-{
-	rd_kafka_assign(cons->client.rk, NULL);
-	client_destroy(&cons->client);
-	MemoryContextDelete(cons->client.cxt);
 }
 
 bool
@@ -231,23 +223,43 @@ holder_create(OutboxConsumer *cons, rd_kafka_event_t *ev, int nheaders)
 	holder->ev = ev;
 	holder->place = NULL;
 	holder->error = NULL;
+	dlist_push_tail(&cons->held, &holder->node);
 	return holder;
 }
 
-void
-consumer_release(OutboxRecord *rec)
+static void
+holder_free(Holder *holder)
 {
-	Holder	   *holder = rec->handle;
-
-	if (holder == NULL)
-		return;
+	dlist_delete(&holder->node);
 	if (holder->place != NULL)
 		rd_kafka_topic_partition_destroy(holder->place);
 	if (holder->error != NULL)
 		pfree(holder->error);
 	rd_kafka_event_destroy(holder->ev);
 	pfree(holder);
+}
+
+void
+consumer_release(OutboxRecord *rec)
+{
+	if (rec->handle != NULL)
+		holder_free(rec->handle);
 	rec->handle = NULL;
+}
+
+/*
+ * The library cannot end while events are out.
+ */
+void
+consumer_close(OutboxConsumer *cons)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &cons->held)
+		holder_free(dlist_container(Holder, node, iter.cur));
+	rd_kafka_assign(cons->client.rk, NULL);
+	client_destroy(&cons->client);
+	MemoryContextDelete(cons->client.cxt);
 }
 
 static void
@@ -310,8 +322,7 @@ kind_of_error(const Client *client, rd_kafka_resp_err_t err, bool placed)
 		case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
 		case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
 			return OUTBOX_RECORD_OUT_OF_RANGE;
-		default:
-			/* whatever stops a partition; a bad batch is not to be passed over */
+		default:				/* a bad batch, too, must not be passed over */
 			return OUTBOX_RECORD_TOPIC_FAULT;
 	}
 }

@@ -10,9 +10,12 @@
 
 #include "kafka/module/client.h"
 
+#include "lib/ilist.h"
+
 struct OutboxConsumer
 {
 	Client		client;
+	dlist_head	held;			/* of records not released yet */
 };
 
 extern OutboxConsumer *consumer_create(const OutboxServerSettings *settings,
@@ -44,8 +47,7 @@ extern bool consumer_offsets_for_time(OutboxConsumer *cons, const char *topic,
 									  char **error);
 
 /* A list of partitions at their offsets, to be destroyed by the caller. */
-extern rd_kafka_topic_partition_list_t *
-			consumer_list(const char *topic, const OutboxPartitionOffset *parts,
-						  int nparts);
+extern rd_kafka_topic_partition_list_t *consumer_list(const char *topic, const OutboxPartitionOffset *parts,
+													  int nparts);
 
 #endif							/* OUTBOX_KAFKA_CONSUMER_H */

@@ -27,9 +27,8 @@
 
 #define TOPIC_NAME_SIZE 250		/* Kafka's limit is 249 characters */
 #define ERROR_SIZE 256
-#define MAX_HEADERS_ON_STACK 16
 #define BATCH_BYTES_DEFAULT "1000000"
-#define TOPIC_REFRESH_MS 1000	/* between two looks whether a topic is there now */
+#define TOPIC_REFRESH_MS 1000	/* between two looks for a topic */
 #define TOPIC_WAIT_MS 100		/* for the answer to that */
 #define ALONE_MESSAGES 5000		/* single messages sent in search of a culprit */
 
@@ -65,8 +64,12 @@ struct OutboxProducer
 
 static HTAB *narrowed_servers = NULL;
 
+/*
+ * Without lingering a message leaves at once; under load batches grow by
+ * themselves while requests are under way.
+ */
 static const Property producer_defaults[] = {
-	{"linger.ms", "1"},
+	{"linger.ms", "0"},
 	{"queue.buffering.max.kbytes", "32768"},
 	{"queue.buffering.max.messages", "200000"},
 	{NULL}
@@ -429,7 +432,7 @@ static bool
 message_is_culprit(OutboxProducer *prod, const rd_kafka_message_t *rkm)
 {
 	bool		too_large = rkm->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ||
-		rkm->err == RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE;
+	rkm->err == RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE;
 	Narrowed   *narrowed = prod->narrowed;
 
 	if (prod->alone || (too_large && message_bytes(rkm) >= prod->batch_bytes))

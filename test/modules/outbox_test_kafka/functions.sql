@@ -12,6 +12,8 @@ CREATE FUNCTION tk.reports(wanted integer, timeout_ms integer DEFAULT 20000,
 	OUT tag bigint, OUT fault text, OUT partition integer, OUT "offset" bigint, OUT error text)
 RETURNS SETOF record
 AS 'outbox_test_kafka', 'test_producer_reports' LANGUAGE C STRICT;
+CREATE FUNCTION tk.bench(topic text, messages integer, size integer, per_second integer) RETURNS text
+AS 'outbox_test_kafka', 'test_producer_bench' LANGUAGE C STRICT;
 CREATE FUNCTION tk.state(wanted boolean, timeout_ms integer DEFAULT 20000) RETURNS text
 AS 'outbox_test_kafka', 'test_producer_state' LANGUAGE C STRICT;
 -- the state once it matches, or an error

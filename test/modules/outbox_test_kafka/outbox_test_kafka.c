@@ -43,6 +43,7 @@ PG_FUNCTION_INFO_V1(test_producer_open);
 PG_FUNCTION_INFO_V1(test_producer_send);
 PG_FUNCTION_INFO_V1(test_producer_burst);
 PG_FUNCTION_INFO_V1(test_producer_reports);
+PG_FUNCTION_INFO_V1(test_producer_bench);
 PG_FUNCTION_INFO_V1(test_producer_state);
 PG_FUNCTION_INFO_V1(test_producer_close);
 PG_FUNCTION_INFO_V1(test_consumer_open);
@@ -252,6 +253,83 @@ test_producer_reports(PG_FUNCTION_ARGS)
 		}
 	} while (count < wanted && event_wait(until));
 	return (Datum) 0;
+}
+
+static int
+compare_int64(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+static void
+bench_send(const char *topic, int64 i, char *value, int size)
+{
+	char		key[32];
+	char		id[32];
+	OutboxHeader headers[2] = {
+		{"id", id, snprintf(id, sizeof(id), INT64_FORMAT, INT64CONST(1800000000000000) + i)},
+		{"op", "u", 1}
+	};
+	OutboxMessage msg = {
+		.topic = topic,.key = key,.key_len = snprintf(key, sizeof(key), INT64_FORMAT, i * 7919 % 10000),
+		.value = value,.value_len = size,.headers = headers,.nheaders = 2,.tag = i
+	};
+
+	while (api->producer_send(producer, &msg) == OUTBOX_KAFKA_FULL)
+	{
+		(void) event_wait(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 10));
+		return;					/* counted as not sent */
+	}
+}
+
+/*
+ * (topic, messages, value size, messages a second; 0: as fast as possible) ->
+ * rate, and percentiles of the time from send to report in microseconds
+ */
+Datum
+test_producer_bench(PG_FUNCTION_ARGS)
+{
+	char	   *topic = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	int64		n = PG_GETARG_INT32(1);
+	int			size = PG_GETARG_INT32(2);
+	int			per_second = PG_GETARG_INT32(3);
+	int64	   *latency = palloc_extended(n * sizeof(int64), MCXT_ALLOC_HUGE);
+	char	   *value = palloc0(size + 1);
+	TimestampTz start = GetCurrentTimestamp();
+	int64		sent = 0,
+				reported = 0;
+	OutboxDelivery d;
+
+	memset(value, 'x', size);
+	while (reported < n)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		int64		due = per_second ? Min(n, (now - start) * per_second / USECS_PER_SEC + 1) : Min(n, sent + 256);
+
+		for (; sent < due && api->producer_in_flight(producer) < 150000; sent++)
+		{
+			latency[sent] = now;
+			bench_send(topic, sent, value, size);
+		}
+		while (api->producer_poll(producer, &d))
+		{
+			latency[d.tag] = GetCurrentTimestamp() - latency[d.tag];
+			reported++;
+		}
+		if (per_second || sent == n)
+			(void) event_wait(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1));
+		else if (api->producer_in_flight(producer) >= 150000)
+			(void) event_wait(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 5));
+	}
+	qsort(latency, n, sizeof(int64), compare_int64);
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("%.0f/s p50 %lld p99 %lld max %lld us",
+											  n * 1e6 / (GetCurrentTimestamp() - start),
+											  (long long) latency[n / 2],
+											  (long long) latency[n * 99 / 100],
+											  (long long) latency[n - 1])));
 }
 
 /* (wanted, timeout ms) -> the state when it is as wanted, or at last */
