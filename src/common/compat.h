@@ -108,6 +108,15 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define DATCONNLIMIT_INVALID_DB (-2)
 #endif
 
+/* 18: an index scan may be instrumented */
+#if PG_VERSION_NUM >= 180000
+#define outbox_index_beginscan(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, NULL, nkeys, 0)
+#else
+#define outbox_index_beginscan(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, nkeys, 0)
+#endif
+
 /* 18: the module says its name and version */
 #ifdef PG_MODULE_MAGIC_EXT
 #define OUTBOX_MODULE_MAGIC(modname) \

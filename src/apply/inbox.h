@@ -1,0 +1,20 @@
+/*-------------------------------------------------------------------------
+ *
+ * inbox.h
+ *	  Which events a consumer has seen already.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_INBOX_H
+#define OUTBOX_INBOX_H
+
+#include "postgres.h"
+
+/*
+ * Remember the event in the current transaction; false if the consumer has
+ * done so before.  Waits for a transaction that is doing it right now.
+ */
+extern bool outbox_inbox_first_time(const char *consumer, const char *source,
+									const char *event_id);
+
+#endif							/* OUTBOX_INBOX_H */

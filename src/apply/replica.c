@@ -1,0 +1,605 @@
+/*-------------------------------------------------------------------------
+ *
+ * replica.c
+ *	  Applying a batch of events to a replica.
+ *
+ * A batch goes through these steps, each for all of its events:
+ *
+ *	  convert	bytes to datums; what is wrong with an event shows here
+ *	  reduce	of a key's events only the newest is left
+ *	  lock		the stripes of the keys (tombstone.c)
+ *	  probe		keys with a newer tombstone are out
+ *	  delete	rows that are older than their delete
+ *	  upsert	one INSERT ... ON CONFLICT ... WHERE older
+ *	  classify	for what was not written: what is there instead
+ *	  tombstones  remember deletes, forget what was outdated
+ *
+ * The statements read the batch from tuplestores that SPI knows by name, so
+ * that values pass as datums of the column's own type, and plans are made
+ * once.  Locks are taken before the first of the statements, each of which
+ * has a snapshot of its own (READ COMMITTED) or fails when the world moved
+ * since the transaction's (REPEATABLE READ and up).
+ *
+ * Everything is allocated in the context of the SPI connection, which ends
+ * with the batch.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "apply/replica.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "tcop/dest.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/plancache.h"
+#include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
+
+#include "apply/row.h"
+#include "apply/target.h"
+#include "apply/tombstone.h"
+#include "common/fault.h"
+#include "common/pinned.h"
+
+typedef struct ReplicaBatch
+{
+	OutboxTarget *target;
+	int			n;
+	const OutboxApplyEvent *events;
+	OutboxRow  *rows;
+	bool	   *outdates;		/* an older tombstone of the key exists */
+	int		   *repeats;		/* the event of this batch that it repeats, or
+								 * -1 */
+	OutboxApplyResult *results;
+	int			current;		/* event being converted, or -1 */
+
+	/* the upsert: events in the order of writing, and how far it has come */
+	int		   *order;
+	int			norder;
+	int			written;
+} ReplicaBatch;
+
+/* DestReceiver for the rows that the upsert has written. */
+typedef struct MarkReceiver
+{
+	DestReceiver pub;
+	ReplicaBatch *batch;
+} MarkReceiver;
+
+/* ---------------- error context ---------------- */
+
+static void
+batch_context(void *arg)
+{
+	ReplicaBatch *batch = arg;
+	const OutboxApplyEvent *ev;
+
+	if (batch->current < 0 || batch->current >= batch->n)
+	{
+		errcontext("applying %d events to replica %s", batch->n, batch->target->name);
+		return;
+	}
+	ev = &batch->events[batch->current];
+	if (outbox_row_column != NULL)
+		errcontext("column \"%s\"", outbox_row_column->name);
+	errcontext("applying event %d of %d, key \"%.*s\", to replica %s",
+			   batch->current + 1, batch->n,
+			   ev->key ? Min(ev->key_len, 128) : 0, ev->key ? ev->key : "",
+			   batch->target->name);
+}
+
+/* ---------------- convert, reduce ---------------- */
+
+static void
+convert_batch(ReplicaBatch *batch)
+{
+	int			nest_level = batch->target->pin_settings ? outbox_pin_settings() : 0;
+
+	for (int i = 0; i < batch->n; i++)
+	{
+		batch->current = i;
+		outbox_row_from_event(batch->target, &batch->events[i], &batch->rows[i]);
+		batch->results[i] = OUTBOX_APPLY_PENDING;
+	}
+	batch->current = -1;
+	if (nest_level > 0)
+		outbox_unpin_settings(nest_level);
+}
+
+static bool
+same_identity(const OutboxRow *a, const OutboxRow *b)
+{
+	return a->hash == b->hash && a->identity_len == b->identity_len &&
+		memcmp(a->identity, b->identity, a->identity_len) == 0;
+}
+
+/*
+ * Leave only the newest event of each key pending.  Open addressing, at most
+ * half full.
+ */
+static void
+reduce_batch(ReplicaBatch *batch)
+{
+	uint32		size = pg_nextpower2_32(Max(batch->n, 1) * 2);
+	int		   *slots = palloc(sizeof(int) * size);
+
+	memset(batch->repeats, -1, sizeof(int) * batch->n);
+	memset(slots, -1, sizeof(int) * size);
+	for (int i = 0; i < batch->n; i++)
+	{
+		OutboxRow  *row = &batch->rows[i];
+		uint32		s = row->hash & (size - 1);
+		int			other;
+
+		while (slots[s] >= 0 && !same_identity(row, &batch->rows[slots[s]]))
+			s = (s + 1) & (size - 1);
+		other = slots[s];
+		if (other >= 0 && row->version <= batch->rows[other].version)
+		{
+			bool		repeats = row->version == batch->rows[other].version;
+
+			batch->results[i] = repeats ? OUTBOX_APPLY_DUPLICATE : OUTBOX_APPLY_STALE;
+			if (repeats)
+				batch->repeats[i] = other;
+			continue;
+		}
+		if (other >= 0)
+			batch->results[other] = OUTBOX_APPLY_STALE;
+		slots[s] = i;
+	}
+	pfree(slots);
+}
+
+/* ---------------- lock, probe ---------------- */
+
+static void
+lock_keys(ReplicaBatch *batch)
+{
+	uint64		shared = 0;
+	uint64		exclusive = 0;
+
+	for (int i = 0; i < batch->n; i++)
+	{
+		uint64		bit = UINT64CONST(1) << (batch->rows[i].hash % OUTBOX_LOCK_STRIPES);
+
+		if (batch->results[i] != OUTBOX_APPLY_PENDING)
+			continue;
+		if (batch->rows[i].is_delete)
+			exclusive |= bit;
+		else
+			shared |= bit;
+	}
+	outbox_tombstone_lock(batch->target->relid, shared, exclusive);
+}
+
+static void
+probe_tombstones(ReplicaBatch *batch)
+{
+	OutboxTombstoneScan *scan = outbox_tombstone_begin(batch->target->relid);
+
+	for (int i = 0; i < batch->n; i++)
+	{
+		OutboxRow  *row = &batch->rows[i];
+		int64		deleted;
+
+		if (batch->results[i] != OUTBOX_APPLY_PENDING ||
+			!outbox_tombstone_find(scan, row->identity, row->identity_len, &deleted))
+			continue;
+		if (deleted < row->version)
+			batch->outdates[i] = true;
+		else
+			batch->results[i] = deleted == row->version ?
+				OUTBOX_APPLY_DUPLICATE : OUTBOX_APPLY_STALE;
+	}
+	outbox_tombstone_end(scan);
+}
+
+/* ---------------- batches as relations ---------------- */
+
+static void
+register_relation(const char *name, TupleDesc desc, Tuplestorestate *store)
+{
+	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
+	int			rc;
+
+	enr->md.name = pstrdup(name);
+	enr->md.reliddesc = InvalidOid;
+	enr->md.tupdesc = desc;
+	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
+	enr->md.enrtuples = tuplestore_tuple_count(store);
+	enr->reldata = store;
+	rc = SPI_register_relation(enr);
+	if (rc != SPI_OK_REL_REGISTER)
+		elog(ERROR, "could not register relation \"%s\": %s", name, SPI_result_code_string(rc));
+}
+
+static void
+unregister_relation(const char *name, Tuplestorestate *store)
+{
+	(void) SPI_unregister_relation(name);
+	tuplestore_end(store);
+}
+
+static int
+compare_keys(const void *a, const void *b, void *arg)
+{
+	ReplicaBatch *batch = arg;
+	OutboxTarget *target = batch->target;
+	const OutboxRow *left = &batch->rows[*(const int *) a];
+	const OutboxRow *right = &batch->rows[*(const int *) b];
+
+	for (int k = 0; k < target->nkeys; k++)
+	{
+		int			column = target->keys[k];
+		int			cmp = ApplySortComparator(left->values[column], false,
+											  right->values[column], false,
+											  &target->key_order[k]);
+
+		if (cmp != 0)
+			return cmp;
+	}
+	return 0;
+}
+
+/* Which events are to be upserted, and in what order. */
+static void
+order_upserts(ReplicaBatch *batch)
+{
+	batch->order = palloc(sizeof(int) * Max(batch->n, 1));
+	batch->norder = 0;
+	batch->written = 0;
+	for (int i = 0; i < batch->n; i++)
+		if (batch->results[i] == OUTBOX_APPLY_PENDING && !batch->rows[i].is_delete)
+			batch->order[batch->norder++] = i;
+	if (batch->target->key_order != NULL)
+		qsort_arg(batch->order, batch->norder, sizeof(int), compare_keys, batch);
+}
+
+/* Pending upserts, as relation "outbox_rows". */
+static Tuplestorestate *
+collect_rows(ReplicaBatch *batch)
+{
+	OutboxTarget *target = batch->target;
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+
+	order_upserts(batch);
+	for (int i = 0; i < batch->norder; i++)
+	{
+		OutboxRow  *row = &batch->rows[batch->order[i]];
+
+		tuplestore_putvalues(store, target->rows_desc, row->values, row->nulls);
+	}
+	register_relation(OUTBOX_ROWS_RELATION, target->rows_desc, store);
+	return store;
+}
+
+/* Keys of what is still pending, as relation "outbox_keys". */
+static Tuplestorestate *
+collect_keys(ReplicaBatch *batch, bool deletes_only, int *nrows)
+{
+	OutboxTarget *target = batch->target;
+	Tuplestorestate *store = tuplestore_begin_heap(true, false, work_mem);
+	Datum	   *values = palloc(sizeof(Datum) * (target->nkeys + 2));
+	bool	   *nulls = palloc0(sizeof(bool) * (target->nkeys + 2));
+
+	*nrows = 0;
+	for (int i = 0; i < batch->n; i++)
+	{
+		OutboxRow  *row = &batch->rows[i];
+
+		if (batch->results[i] != OUTBOX_APPLY_PENDING || (deletes_only && !row->is_delete))
+			continue;
+		values[0] = Int32GetDatum(i);
+		values[1] = Int64GetDatum(row->version);
+		for (int k = 0; k < target->nkeys; k++)
+			values[k + 2] = row->values[target->keys[k]];
+		tuplestore_putvalues(store, target->keys_desc, values, nulls);
+		(*nrows)++;
+	}
+	register_relation(OUTBOX_KEYS_RELATION, target->keys_desc, store);
+	return store;
+}
+
+/*
+ * Have the plan made now, by index: it is cached, the table may be small today
+ * and large before anybody analyzes it.  The settings are not in force while
+ * the plan runs, so that triggers plan as they please.
+ */
+static void
+plan_by_index(SPIPlanPtr plan)
+{
+	static const char *const off[] = {"enable_seqscan", "enable_hashjoin", "enable_mergejoin"};
+	int			nest_level = NewGUCNestLevel();
+	CachedPlan *cplan;
+
+	for (int i = 0; i < lengthof(off); i++)
+		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	cplan = SPI_plan_get_cached_plan(plan);
+	if (cplan != NULL)
+		ReleaseCachedPlan(cplan, CurrentResourceOwner);
+	AtEOXact_GUC(true, nest_level);
+}
+
+/*
+ * Run a plan on the newest state.  Under REPEATABLE READ and up a row that is
+ * to be changed, but that the transaction's snapshot cannot see, is a
+ * serialization failure.
+ */
+static void
+run_on_latest(SPIPlanPtr plan, bool crosscheck, int expected)
+{
+	int			rc;
+
+	if (IsolationUsesXactSnapshot())
+		rc = SPI_execute_snapshot(plan, NULL, NULL, GetLatestSnapshot(),
+								  crosscheck ? GetTransactionSnapshot() : InvalidSnapshot,
+								  false, true, 0);
+	else
+		rc = SPI_execute_plan(plan, NULL, NULL, false, 0);
+	if (rc != expected)
+		elog(ERROR, "unexpected result of a statement: %s", SPI_result_code_string(rc));
+}
+
+static int
+result_ordinal(uint64 row)
+{
+	bool		isnull;
+
+	return DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[row],
+									   SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/* ---------------- delete ---------------- */
+
+static void
+delete_rows(ReplicaBatch *batch)
+{
+	int			nrows;
+	Tuplestorestate *store = collect_keys(batch, true, &nrows);
+
+	if (nrows > 0)
+	{
+		SPIPlanPtr	plan = outbox_target_delete_plan(batch->target);
+
+		plan_by_index(plan);
+		run_on_latest(plan, true, SPI_OK_DELETE_RETURNING);
+		for (uint64 r = 0; r < SPI_processed; r++)
+			batch->results[result_ordinal(r)] = OUTBOX_APPLY_DELETED;
+		SPI_freetuptable(SPI_tuptable);
+	}
+	unregister_relation(OUTBOX_KEYS_RELATION, store);
+}
+
+/* ---------------- upsert ---------------- */
+
+/* Is the slot, of version and key, this row? */
+static bool
+is_row(const OutboxTarget *target, const OutboxRow *row, TupleTableSlot *slot)
+{
+	bool		isnull;
+
+	if (DatumGetInt64(slot_getattr(slot, 1, &isnull)) != row->version || isnull)
+		return false;
+	for (int k = 0; k < target->nkeys; k++)
+	{
+		const OutboxTargetColumn *col = &target->columns[target->keys[k]];
+		Datum		value = slot_getattr(slot, k + 2, &isnull);
+
+		if (isnull || !datum_image_eq(value, row->values[target->keys[k]],
+									  col->typbyval, col->typlen))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * A row was written.  Those before it in the order, and after the last one
+ * that was written, were not.
+ */
+static bool
+mark_receive(TupleTableSlot *slot, DestReceiver *self)
+{
+	ReplicaBatch *batch = ((MarkReceiver *) self)->batch;
+
+	while (batch->written < batch->norder)
+	{
+		int			i = batch->order[batch->written++];
+
+		if (is_row(batch->target, &batch->rows[i], slot))
+		{
+			batch->results[i] = OUTBOX_APPLY_APPLIED;
+			return true;
+		}
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg("a trigger changed key or version of a row of replica %s",
+					batch->target->name),
+			 errdetail("Both must stay as the event has them, or the next event of the row cannot be judged.")));
+}
+
+static void
+mark_startup(DestReceiver *self, int operation, TupleDesc typeinfo)
+{
+}
+
+static void
+mark_nothing(DestReceiver *self)
+{
+}
+
+static void
+upsert_rows(ReplicaBatch *batch)
+{
+	MarkReceiver receiver = {{mark_receive, mark_startup, mark_nothing, mark_nothing,
+	DestTuplestore}, batch};
+	Tuplestorestate *store = collect_rows(batch);
+
+	if (batch->norder > 0)
+	{
+		SPIExecuteOptions options;
+		int			rc;
+
+		memset(&options, 0, sizeof(options));
+		options.dest = &receiver.pub;
+		rc = SPI_execute_plan_extended(outbox_target_upsert_plan(batch->target), &options);
+		if (rc != SPI_OK_INSERT_RETURNING)
+			elog(ERROR, "unexpected result of an upsert: %s", SPI_result_code_string(rc));
+	}
+	unregister_relation(OUTBOX_ROWS_RELATION, store);
+}
+
+/* ---------------- classify, tombstones ---------------- */
+
+/*
+ * What was not written met something else: a newer row, the same version, or
+ * a trigger of the target that said no.  A delete that met nothing counts as
+ * done: its tombstone is what has to be left.
+ */
+static void
+classify_rest(ReplicaBatch *batch)
+{
+	int			nrows;
+	Tuplestorestate *store = collect_keys(batch, false, &nrows);
+
+	if (nrows > 0)
+	{
+		SPIPlanPtr	plan = outbox_target_classify_plan(batch->target);
+
+		plan_by_index(plan);
+		run_on_latest(plan, false, SPI_OK_SELECT);
+		for (uint64 r = 0; r < SPI_processed; r++)
+		{
+			int			i = result_ordinal(r);
+			bool		isnull;
+			int64		stored = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[r],
+															 SPI_tuptable->tupdesc, 2, &isnull));
+
+			if (isnull || stored < batch->rows[i].version)
+				batch->results[i] = OUTBOX_APPLY_SUPPRESSED;
+			else
+				batch->results[i] = stored == batch->rows[i].version ?
+					OUTBOX_APPLY_DUPLICATE : OUTBOX_APPLY_STALE;
+		}
+		SPI_freetuptable(SPI_tuptable);
+	}
+	unregister_relation(OUTBOX_KEYS_RELATION, store);
+
+	for (int i = 0; i < batch->n; i++)
+		if (batch->results[i] == OUTBOX_APPLY_PENDING)
+			batch->results[i] = batch->rows[i].is_delete ?
+				OUTBOX_APPLY_DELETED : OUTBOX_APPLY_SUPPRESSED;
+
+	/* what repeats a stale event is stale itself */
+	for (int i = 0; i < batch->n; i++)
+		if (batch->repeats[i] >= 0 && batch->results[batch->repeats[i]] == OUTBOX_APPLY_STALE)
+			batch->results[i] = OUTBOX_APPLY_STALE;
+}
+
+static void
+settle_tombstones(ReplicaBatch *batch)
+{
+	char	  **put = palloc(sizeof(char *) * batch->n);
+	char	  **remove = palloc(sizeof(char *) * batch->n);
+	int64	   *versions = palloc(sizeof(int64) * batch->n);
+	int			nput = 0;
+	int			nremove = 0;
+
+	for (int i = 0; i < batch->n; i++)
+	{
+		if (batch->results[i] == OUTBOX_APPLY_DELETED)
+		{
+			put[nput] = batch->rows[i].identity;
+			versions[nput++] = batch->rows[i].version;
+		}
+		else if (batch->results[i] == OUTBOX_APPLY_APPLIED && batch->outdates[i])
+			remove[nremove++] = batch->rows[i].identity;
+	}
+	outbox_tombstone_put(batch->target->relid, put, versions, nput);
+	outbox_tombstone_remove(batch->target->relid, remove, nremove);
+}
+
+/* ---------------- entry points ---------------- */
+
+static void
+apply_batch(ReplicaBatch *batch)
+{
+	ErrorContextCallback callback;
+
+	callback.callback = batch_context;
+	callback.arg = batch;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	convert_batch(batch);
+	reduce_batch(batch);
+	lock_keys(batch);
+	OUTBOX_FAULT("apply-locked");
+	probe_tombstones(batch);
+	delete_rows(batch);
+	upsert_rows(batch);
+	classify_rest(batch);
+	settle_tombstones(batch);
+
+	error_context_stack = callback.previous;
+}
+
+void
+outbox_replica_apply(Oid relid, const OutboxApplyEvent *events, int nevents,
+					 OutboxApplyResult *results)
+{
+	OutboxTarget *target = outbox_target_acquire(relid);
+	ReplicaBatch batch;
+
+	PG_TRY();
+	{
+		SPI_connect();
+		batch.target = target;
+		batch.n = nevents;
+		batch.events = events;
+		batch.rows = palloc0(sizeof(OutboxRow) * Max(nevents, 1));
+		batch.outdates = palloc0(sizeof(bool) * Max(nevents, 1));
+		batch.repeats = palloc(sizeof(int) * Max(nevents, 1));
+		batch.results = results;
+		batch.current = -1;
+		apply_batch(&batch);
+		SPI_finish();
+	}
+	PG_FINALLY();
+	{
+		outbox_target_release(target);
+	}
+	PG_END_TRY();
+}
+
+char *
+outbox_replica_identify(Oid relid, const OutboxApplyEvent *ev, int64 *version)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	OutboxTarget *target = outbox_target_acquire(relid);
+	char	   *identity = NULL;
+
+	PG_TRY();
+	{
+		OutboxRow	row;
+		int			nest_level = target->pin_settings ? outbox_pin_settings() : 0;
+
+		SPI_connect();
+		outbox_row_from_event(target, ev, &row);
+		identity = MemoryContextStrdup(caller, row.identity);
+		*version = row.version;
+		SPI_finish();
+		if (nest_level > 0)
+			outbox_unpin_settings(nest_level);
+	}
+	PG_FINALLY();
+	{
+		outbox_target_release(target);
+	}
+	PG_END_TRY();
+	return identity;
+}

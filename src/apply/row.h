@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * row.h
+ *	  From an event's bytes to the datums of a row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_ROW_H
+#define OUTBOX_ROW_H
+
+#include "postgres.h"
+
+#include "apply/apply.h"
+#include "apply/target.h"
+
+typedef struct OutboxRow
+{
+	bool		is_delete;
+	int64		version;
+	Datum	   *values;			/* by target->columns; of a delete keys only */
+	bool	   *nulls;
+	char	   *identity;		/* the key in one canonical text,
+								 * NUL-terminated */
+	int			identity_len;
+	uint32		hash;			/* of identity */
+} OutboxRow;
+
+/*
+ * Column being converted, for error context; NULL in between.
+ */
+extern const OutboxTargetColumn *outbox_row_column;
+
+/*
+ * Convert into the current memory context; an SPI connection must be open.
+ * Raises errors of class 22 for what is wrong with the event,
+ * undefined_column where it lacks a column of the target.
+ */
+extern void outbox_row_from_event(OutboxTarget *target, const OutboxApplyEvent *ev,
+								  OutboxRow *row);
+
+#endif							/* OUTBOX_ROW_H */
