@@ -79,8 +79,9 @@ extern OutboxKafkaFault outbox_producer_send(OutboxProducer *prod,
  * was not reported as OK, in its order.  A broker rejects a whole batch for one
  * message's sake; the report of FAULT_EVENT is given only to the message that
  * is the cause, which can take several such rounds, and is itself followed by
- * FAULT_CLUSTER for what was sent behind it.  Make the new producer in
- * the same process: how far the search has come is known to the process only.
+ * FAULT_CLUSTER for what was sent behind it.  So settle what was reported as OK
+ * or EVENT before starting anew, or the same message is met again; and make the
+ * new producer in the same process, which alone knows how far the search is.
  */
 extern bool outbox_producer_poll(OutboxProducer *prod, OutboxDelivery *delivery);
 
@@ -93,7 +94,7 @@ extern int	outbox_producer_in_flight(OutboxProducer *prod);
  */
 extern bool outbox_producer_connected(OutboxProducer *prod, const char **reason);
 
-/* Fetch the reason of the last send() that was not OK. */
+/* The reason of the last send() that was not OK, NULL if there was none. */
 extern const char *outbox_producer_error(OutboxProducer *prod);
 
 /*

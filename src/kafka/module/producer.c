@@ -412,7 +412,7 @@ producer_send(OutboxProducer *prod, const OutboxMessage *msg)
 const char *
 producer_error(OutboxProducer *prod)
 {
-	return prod->error;
+	return prod->error[0] != '\0' ? prod->error : NULL;
 }
 
 /* ---------------- delivery reports ---------------- */
