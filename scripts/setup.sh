@@ -133,6 +133,7 @@ group_check()
 	perl -MTAP::Parser -MTest::More -e 1 2>/dev/null || need perl "runs the tests"
 	perl -MIPC::Run -e 1 2>/dev/null || need libipc-run-perl "used by PostgreSQL's own test modules"
 	have kcat || need kcat "reads and writes Kafka independently of the extension"
+	have openssl || need openssl "a TLS server for the tests"
 	pg_config=$(find_pg_config) || pg_config=
 	if [ -z "$pg_config" ] || [ ! -e "$("$pg_config" --sharedir)/extension/pgtap.control" ]; then
 		want "postgresql-$(major)-pgtap" "pgTAP, for the tests of the schema"

@@ -254,6 +254,6 @@ extern void outbox_kafka_init(void);
  * called before any other on_proc_exit() of the process, so that it runs last.
  * Does not load the library.
  */
-extern void outbox_kafka_register_exit(void);
+extern PGDLLEXPORT void outbox_kafka_register_exit(void);
 
 #endif							/* OUTBOX_KAFKA_H */

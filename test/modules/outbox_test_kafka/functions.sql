@@ -1,6 +1,8 @@
 -- The functions of outbox_test_kafka.c, in schema tk.
 CREATE SCHEMA tk;
 
+CREATE FUNCTION tk.register_exit() RETURNS void
+AS 'outbox_test_kafka', 'test_register_exit' LANGUAGE C STRICT;
 CREATE FUNCTION tk.producer_open(VARIADIC settings text[]) RETURNS void
 AS 'outbox_test_kafka', 'test_producer_open' LANGUAGE C STRICT;
 CREATE FUNCTION tk.send(topic text, key text, value text, headers text[] DEFAULT NULL,

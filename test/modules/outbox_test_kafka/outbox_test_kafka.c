@@ -39,6 +39,7 @@ static const char *const kind_names[] = {
 	"none", "event", "eof", "out_of_range", "topic_fault", "cluster_fault"
 };
 
+PG_FUNCTION_INFO_V1(test_register_exit);
 PG_FUNCTION_INFO_V1(test_producer_open);
 PG_FUNCTION_INFO_V1(test_producer_send);
 PG_FUNCTION_INFO_V1(test_producer_burst);
@@ -135,6 +136,19 @@ static Datum
 bytes_datum(const char *bytes, int len)
 {
 	return PointerGetDatum(cstring_to_text_with_len(bytes, len));
+}
+
+/* What a worker does first of all. */
+Datum
+test_register_exit(PG_FUNCTION_ARGS)
+{
+	void		(*register_exit) (void);
+
+	register_exit = (void (*) (void)) load_external_function("$libdir/pg_outbox",
+															 "outbox_kafka_register_exit",
+															 true, NULL);
+	register_exit();
+	PG_RETURN_VOID();
 }
 
 /* ---------------- producer ---------------- */
