@@ -24,6 +24,7 @@ my ($in, $out) = ('', '');
 my $tls = IPC::Run::start(
 	[ 'openssl', 's_server', '-accept', $port, '-cert', "$dir/cert.pem", '-key', "$dir/key.pem" ],
 	'<', \$in, '>&', \$out);
+END { local $?; $tls->kill_kill(grace => 1) if defined $tls }
 wait_until(sub { $tls->pump_nb; return $out =~ /ACCEPT/ }, 'the TLS server') or die $out;
 
 my $node = outbox_node('exit', preload => 0, conf => 'restart_after_crash = off');
@@ -60,5 +61,4 @@ is($node->safe_psql('postgres', 'SELECT 1'), '1', "$rounds backends ended in pea
 unlike(slurp_file($node->logfile), qr/terminated by signal/, 'the log says so, too');
 
 $node->stop;
-$tls->kill_kill(grace => 1);
 done_testing();
