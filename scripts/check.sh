@@ -14,10 +14,21 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-setup=(build check)
-[ "${KAFKA:-yes}" = no ] || setup+=(kafka)
-scripts/setup.sh "${setup[@]}"
-pg_config=$(scripts/private-server.sh check -DOUTBOX_FAULT_POINTS -DUSE_ASSERT_CHECKING -Werror)
+if [ -n "${OUTBOX_UNDER:-}" ]; then
+	pg_config=$OUTBOX_PG_CONFIG	# built and wrapped by check-memory.sh
+else
+	setup=(build check)
+	[ "${KAFKA:-yes}" = no ] || setup+=(kafka)
+	scripts/setup.sh "${setup[@]}"
+	pg_config=$(scripts/private-server.sh check -DOUTBOX_FAULT_POINTS -DUSE_ASSERT_CHECKING -Werror)
+fi
+mkdir -p build/log
+
+# As ourselves: the user who runs the tests cannot write into build/.
+export KAFKA_LIBS=$ROOT/build/kafka-libs
+if [ "${KAFKA:-yes}" != no ] && have java && have mvn; then
+	test/kafka/kafka.sh fetch >build/log/kafka-fetch.log 2>&1 || say "warning: Kafka's artifacts could not be fetched" >&2
+fi
 logdir=$ROOT/build/log
 rm -rf "$logdir/check"
 mkdir -p "$logdir/check"
@@ -48,19 +59,10 @@ trap cleanup EXIT
 trap interrupted INT TERM HUP
 
 mkdir "$work/log"
-tree=$ROOT
-if ! can_read_as_server_user "$ROOT/Makefile" || ! can_read_as_server_user "$pg_config"; then
-	# As root with the tree where the server's user has no access (/root).
-	tree=$work/tree
-	mkdir "$tree"
-	tar -C "$ROOT" --exclude=./.git --exclude='*.o' -cf - . | tar -C "$tree" -xf - --no-same-owner
-	chmod -R u+rwX,go+rX "$tree"
-	pg_config=$tree${pg_config#"$ROOT"}
-fi
-chown -R "$(server_user)" "$work"
-
-export OUTBOX_TREE=$tree OUTBOX_WORK=$work PG_CONFIG=$pg_config HOME=$work
+stage_tree "$work" "$pg_config"
+export KAFKA_LIBS=$STAGED_TREE/build/kafka-libs
+export OUTBOX_TREE=$STAGED_TREE PG_CONFIG=$STAGED_PG_CONFIG OUTBOX_WORK=$work HOME=$work
 cd "$work"
-as_server_user perl "$tree/scripts/run-tests.pl" &
+(as_server_user perl "$OUTBOX_TREE/scripts/run-tests.pl") &
 child=$!
 wait "$child"

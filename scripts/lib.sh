@@ -95,3 +95,22 @@ can_read_as_server_user()
 {
 	(as_server_user test -r "$1")
 }
+
+# stage_tree WORK PG_CONFIG: hand WORK to the server's user, and copy the tree
+# there if that user cannot read it (we are root and the tree is in /root).
+# Sets STAGED_TREE and STAGED_PG_CONFIG to what is to be used.
+stage_tree()
+{
+	STAGED_TREE=$ROOT
+	STAGED_PG_CONFIG=$2
+	if ! can_read_as_server_user "$ROOT/Makefile" || ! can_read_as_server_user "$2"; then
+		STAGED_TREE=$1/tree
+		STAGED_PG_CONFIG=$1/tree${2#"$ROOT"}
+		mkdir "$1/tree"
+		tar -C "$ROOT" --exclude=./.git --exclude='*.o' -cf - . |
+			tar -C "$1/tree" -xf - --no-same-owner
+		chmod -R u+rwX,go+rX "$1/tree"
+	fi
+	chown -R "$(server_user)" "$1"
+	export STAGED_TREE STAGED_PG_CONFIG
+}

@@ -102,7 +102,7 @@ if [ "$(cat "$dir/fingerprint" 2>/dev/null)" != "$(fingerprint)" ]; then
 fi
 copy_sources
 if ! build >"$log" 2>&1; then
-	grep -E 'error|warning|\*\*\*' "$log" >&2 || tail -n 40 "$log" >&2
+	grep -E '(error|warning):|\*\*\*' "$log" >&2 || tail -n 40 "$log" >&2
 	die "the build failed; all of it is in build/log/build-$name.log"
 fi
 grep -E 'warning:' "$log" >&2 || :

@@ -17,20 +17,23 @@ use Cwd qw(abs_path);
 use File::Basename;
 use File::Find;
 use File::Path qw(make_path);
+use FindBin;
 use IO::Handle;
-use IO::Socket::INET;
-use POSIX qw(:sys_wait_h setsid);
+use lib $FindBin::RealBin;
+use POSIX ();
 use TAP::Parser;
 use Time::HiRes qw(sleep time);
 
-use constant FILE_TIMEOUT => 900;    # seconds for one test file
+use OutboxRun;
+
+use constant FILE_TIMEOUT => $ENV{OUTBOX_UNDER} ? 3600 : 900;    # seconds for one test file
 
 my $tree = $ENV{OUTBOX_TREE};
 my $work = $ENV{OUTBOX_WORK};
 my $log  = "$work/log";
 my $ci   = ($ENV{CI} // '') =~ /^(1|true|yes)$/i;
 my $jobs = $ENV{JOBS} || 2;
-my $under = $ENV{OUTBOX_UNDER} // '';    # suite of check-memory, or empty
+my $under = $ENV{OUTBOX_UNDER} // '';    # what check-memory runs the server under
 
 chomp(my $bindir = `'$ENV{PG_CONFIG}' --bindir`);
 chomp(my $pgxs   = `'$ENV{PG_CONFIG}' --pgxs`);
@@ -38,7 +41,6 @@ my $pgtest = abs_path(dirname($pgxs) . '/../test');
 
 my %total = (passed => 0, failed => 0, skipped => 0);
 my @notes;                               # what must not be overlooked
-my %child;                               # processes to end on the way out
 my $kafka;                               # host:port of the real Kafka
 my $started = time;
 
@@ -53,116 +55,6 @@ sub note_loudly
 	my ($text) = @_;
 	push @notes, $text;
 	print "!!! $text\n";
-	return;
-}
-
-sub slurp
-{
-	my ($file) = @_;
-	open my $fh, '<', $file or return '';
-	local $/;
-	my $text = <$fh>;
-	return $text // '';
-}
-
-sub tail
-{
-	my ($file, $lines) = @_;
-	my @all = split /\n/, slurp($file);
-	splice @all, 0, -$lines if @all > $lines;
-	return map { "    | $_\n" } @all;
-}
-
-sub free_port
-{
-	my $socket = IO::Socket::INET->new(
-		LocalAddr => '127.0.0.1',
-		LocalPort => 0,
-		Listen    => 1) or die "no free port: $!\n";
-	return $socket->sockport;
-}
-
-# Run a command with its output in a file, in a process group of its own.
-sub start_command
-{
-	my ($output, $env, @command) = @_;
-	my $pid = fork // die "fork: $!\n";
-
-	if ($pid == 0)
-	{
-		setsid();
-		local $SIG{TERM} = 'DEFAULT';
-		%ENV = (%ENV, %$env);
-		open STDIN,  '<', '/dev/null';
-		open STDOUT, '>', $output or die "$output: $!\n";
-		open STDERR, '>&', \*STDOUT;
-		exec @command or POSIX::_exit(127);
-	}
-	$child{$pid} = 1;
-	return $pid;
-}
-
-# Wait for one of our processes; false if it had to be stopped.
-sub finish_command
-{
-	my ($pid, $timeout) = @_;
-	my $until = time + $timeout;
-
-	while (waitpid($pid, WNOHANG) == 0)
-	{
-		if (time > $until)
-		{
-			stop_child($pid);
-			return 0;
-		}
-		sleep 0.02;
-	}
-	delete $child{$pid};
-	return 1;
-}
-
-# TERM first, so that a test can stop the servers that it started.
-sub stop_child
-{
-	my ($pid) = @_;
-
-	for my $signal (qw(TERM KILL))
-	{
-		kill $signal, -$pid;
-		for (1 .. 600)
-		{
-			if (waitpid($pid, WNOHANG) != 0)
-			{
-				delete $child{$pid};
-				return;
-			}
-			sleep 0.05;
-		}
-	}
-	return;
-}
-
-sub run_command
-{
-	my ($output, $env, @command) = @_;
-	my $ended = finish_command(start_command($output, $env, @command), FILE_TIMEOUT);
-	return $ended && $? == 0;
-}
-
-# Stop every postmaster whose data lies in the working directory: those of
-# tests that could not do it themselves.
-sub stop_stray_servers
-{
-	my @pidfiles;
-
-	return if !-d $work;
-	find({ wanted => sub { push @pidfiles, $File::Find::name if $_ eq 'postmaster.pid' },
-			no_chdir => 0 }, $work);
-	for my $file (@pidfiles)
-	{
-		my ($pid) = split /\n/, slurp($file);
-		kill 'QUIT', $pid if defined $pid && $pid =~ /^\d+$/;
-	}
 	return;
 }
 
@@ -295,7 +187,7 @@ sub init_cluster
 		port => free_port(),
 		log  => "$log/postgresql.log");
 	mkdir $cluster{host};
-	run_command("$log/initdb.log", {}, "$bindir/initdb", '-D', $cluster{data},
+	run_command("$log/initdb.log", FILE_TIMEOUT, "$bindir/initdb", '-D', $cluster{data},
 		qw(-U postgres -A trust -N -E UTF8 --no-locale))
 	  or die "initdb failed\n", tail("$log/initdb.log", 20);
 	open my $conf, '>>', "$cluster{data}/postgresql.conf" or die $!;
@@ -318,7 +210,7 @@ sub start_cluster
 	my ($preload) = @_;
 	my $timeout = $under ? 300 : 60;
 
-	run_command("$log/pg_ctl.log", {}, "$bindir/pg_ctl", '-D', $cluster{data},
+	run_command("$log/pg_ctl.log", FILE_TIMEOUT, "$bindir/pg_ctl", '-D', $cluster{data},
 		'-l', $cluster{log}, '-w', '-t', $timeout, '-o',
 		"-c shared_preload_libraries='$preload'", 'start')
 	  or die "the server did not start\n", tail($cluster{log}, 20);
@@ -327,7 +219,7 @@ sub start_cluster
 
 sub stop_cluster
 {
-	run_command("$log/pg_ctl.log", {}, "$bindir/pg_ctl", '-D', $cluster{data},
+	run_command("$log/pg_ctl.log", FILE_TIMEOUT, "$bindir/pg_ctl", '-D', $cluster{data},
 		qw(-w -m fast stop))
 	  or note_loudly('the server of the regression tests could not be stopped');
 	return;
@@ -347,7 +239,7 @@ sub run_regress
 
 	return if !@names;
 	make_path($dir);
-	run_command("$dir/report", {}, "$pgtest/$program",
+	run_command("$dir/report", FILE_TIMEOUT, "$pgtest/$program",
 		"--inputdir=$inputdir", "--outputdir=$dir", "--bindir=$bindir",
 		"--host=$cluster{host}", "--port=$cluster{port}", '--user=postgres',
 		'--dbname=regression_outbox', '--load-extension=pg_outbox', @names);
@@ -374,9 +266,9 @@ sub run_pgtap
 		my $begun  = time;
 		my $output = "$log/pgtap_$name.tap";
 
-		run_command("$log/pgtap.setup", {}, psql_command('postgres', '-v', 'ON_ERROR_STOP=1',
+		run_command("$log/pgtap.setup", FILE_TIMEOUT, psql_command('postgres', '-v', 'ON_ERROR_STOP=1',
 				'-c', "CREATE DATABASE pgtap_$name"))
-		  && run_command("$log/pgtap.setup", {}, psql_command("pgtap_$name", '-v', 'ON_ERROR_STOP=1',
+		  && run_command("$log/pgtap.setup", FILE_TIMEOUT, psql_command("pgtap_$name", '-v', 'ON_ERROR_STOP=1',
 				'-c', 'CREATE EXTENSION pgtap', '-c', 'CREATE EXTENSION pg_outbox'))
 		  or print tail("$log/pgtap.setup", 10);
 		my $ended = finish_command(
@@ -399,6 +291,7 @@ sub run_server_suites
 	return if !@sql && !@isolation && !@pgtap;
 	init_cluster();
 	start_cluster('pg_outbox');
+	prove_that_errors_show() if $under;
 	run_regress('sql', 'regress/pg_regress', $tree, @sql);
 	run_regress('isolation', 'isolation/pg_isolation_regress', "$tree/test/isolation", @isolation);
 	run_pgtap();
@@ -465,12 +358,12 @@ sub run_tap
 		for my $pid (keys %running)
 		{
 			my $test  = $running{$pid};
-			my $late  = time - $test->{begun} > FILE_TIMEOUT * ($under ? 4 : 1);
-			my $ended = waitpid($pid, WNOHANG) != 0;
+			my $late  = time - $test->{begun} > FILE_TIMEOUT;
+			my $ended = has_ended($pid);
 
 			next if !$ended && !$late;
 			my $status = $?;
-			$ended ? delete $child{$pid} : stop_child($pid);
+			stop_child($pid) if !$ended;
 			keep_tap_logs($test->{name});
 			count_tap("t/$test->{name}", $test->{output}, $status, $ended,
 				time - $test->{begun});
@@ -493,7 +386,7 @@ sub start_kafka
 		return;
 	}
 	return if !-x $script;
-	if (!run_command("$log/kafka.log", {}, $script, 'start', $dir))
+	if (!run_command("$log/kafka.log", FILE_TIMEOUT, $script, 'start', $dir))
 	{
 		note_loudly('no real Kafka: it could not be started; see build/log/check/kafka.log');
 		print tail("$log/kafka.log", 10);
@@ -505,9 +398,60 @@ sub start_kafka
 
 sub stop_kafka
 {
-	run_command("$log/kafka-stop.log", {}, "$tree/test/kafka/kafka.sh", 'stop', "$work/k")
+	run_command("$log/kafka-stop.log", FILE_TIMEOUT, "$tree/test/kafka/kafka.sh", 'stop', "$work/k")
 	  if defined $kafka;
 	$kafka = undef;
+	return;
+}
+
+# ---------------------------------------------------------------------------
+# Memory errors
+# ---------------------------------------------------------------------------
+
+# The reports that concern us: AddressSanitizer's, which are in the servers' logs,
+# are ours or caused by us; of valgrind's those with a function of ours on the
+# stack.  The one that is made on purpose is left out unless asked for.
+sub memory_reports
+{
+	my ($on_purpose) = @_;
+	my (@logs, @reports);
+
+	find(sub { push @logs, $File::Find::name if -f && /\.log$/ }, $log);
+	for my $text (map { slurp($_) } sort @logs)
+	{
+		push @reports, $text =~ /^(==\d+==ERROR: AddressSanitizer.*?^SUMMARY[^\n]*)/gms;
+	}
+	for my $text (map { slurp($_) } sort glob "$work/reports/*")
+	{
+		push @reports, grep { /\boutbox_\w+|pg_outbox|fault_overflow/ } split /^==\d+== \n/m, $text;
+	}
+	return grep { $on_purpose ? /fault_overflow/ : !/fault_overflow/ } @reports;
+}
+
+# An overflow on purpose, without which a clean run would mean little.  The
+# sanitizer ends the process, and the server recovers.
+sub prove_that_errors_show
+{
+	run_command("$log/memory.txt", FILE_TIMEOUT, psql_command('postgres',
+			'-c', "LOAD 'pg_outbox'", '-c', "SET pg_outbox.fault = 'now=overflow'"));
+	count("$under reports an overflow", undef,
+		memory_reports(1) ? (passed => 1) : (failed => 1));
+	for (1 .. 600)
+	{
+		last if run_command("$log/memory.txt", FILE_TIMEOUT, psql_command('postgres', '-c', 'SELECT 1'));
+		sleep 0.2;
+	}
+	return;
+}
+
+sub count_memory_reports
+{
+	my @reports = memory_reports(0);
+
+	print map { s/^/    | /gmr . "\n" } @reports[ 0 .. ($#reports > 4 ? 4 : $#reports) ];
+	count("memory errors reported by $under", undef,
+		@reports ? (failed => scalar @reports) : (passed => 1));
+	system 'cp', '-R', "$work/reports", $log;
 	return;
 }
 
@@ -530,9 +474,9 @@ sub run_tap_suite
 
 sub clean_up
 {
-	stop_child($_) for keys %child;
+	stop_children();
 	stop_kafka();
-	stop_stray_servers();
+	stop_servers_below($work);
 	return;
 }
 
@@ -549,13 +493,15 @@ sub summary
 
 local $SIG{INT} = local $SIG{TERM} = sub { clean_up(); print "interrupted\n"; POSIX::_exit(1) };
 
-make_path($log);
+make_path($log, "$work/reports");
+$ENV{OUTBOX_REPORTS} = "$work/reports";
 eval { run_server_suites(); run_tap_suite(); 1 } or do
 {
 	print "error: $@";
 	count('the test run itself', undef, failed => 1);
 };
 clean_up();
+count_memory_reports() if $under;
 if (!$total{passed} && !$total{failed})
 {
 	print "error: no test was run", ($ENV{TESTS} ? ": none matches TESTS=\"$ENV{TESTS}\"" : ''), "\n";
