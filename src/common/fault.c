@@ -83,6 +83,29 @@ fault_wait(const char *name)
 	}
 }
 
+/*
+ * A use of memory that is not ours.  The block comes from malloc() because no
+ * tool sees the boundaries inside a memory context; what is volatile keeps the
+ * compiler from noticing.
+ */
+static void
+fault_overflow(void)
+{
+	volatile size_t size = 16;
+	volatile char *block = malloc(size);
+
+	if (block != NULL)
+		block[size] = 'x';
+	free((void *) block);
+}
+
+static void
+fault_assign(const char *newval, void *extra)
+{
+	if (newval != NULL && strstr(newval, "now=overflow") != NULL)
+		fault_overflow();
+}
+
 void
 outbox_fault_hit(const char *name)
 {
@@ -110,6 +133,8 @@ outbox_fault_hit(const char *name)
 		_exit(1);
 	else if (strcmp(what, "wait") == 0)
 		fault_wait(name);
+	else if (strcmp(what, "overflow") == 0)
+		fault_overflow();
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -124,7 +149,7 @@ outbox_fault_init(void)
 							   "Fault points to trigger (test builds only).",
 							   NULL, &fault_setting, "",
 							   PGC_SUSET, GUC_NOT_IN_SAMPLE,
-							   NULL, NULL, NULL);
+							   NULL, fault_assign, NULL);
 }
 
 #else

@@ -13,7 +13,12 @@
  *	  exit		the process ends through _exit(1)
  *	  wait		the process waits at the point, processing interrupts, until
  *				the setting no longer says so
+ *	  overflow	the process writes behind a block of memory, for "make
+ *				check-memory" to prove that it would notice
  *	  once-X	action X, but only for the first hit of this process
+ *
+ * The point "now" is hit where the setting is made, at once; "overflow" is the
+ * only action for it.
  *
  * Workers re-read the setting with the configuration file (ALTER SYSTEM SET
  * and pg_reload_conf()).
