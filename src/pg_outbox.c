@@ -18,6 +18,7 @@
 #include "common/fault.h"
 #include "kafka/kafka.h"
 #include "log/log.h"
+#include "relay/relay.h"
 #include "worker/worker.h"
 
 OUTBOX_MODULE_MAGIC("pg_outbox");
@@ -47,6 +48,7 @@ _PG_init(void)
 	outbox_log_init();
 	outbox_log_set_commit_hook(wake_relay);
 	outbox_capture_init();
+	outbox_relay_init();
 
 	MarkGUCPrefixReserved("pg_outbox");
 }

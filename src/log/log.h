@@ -14,7 +14,9 @@
 
 #include "postgres.h"
 
+#include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 #include "storage/itemptr.h"
 
 #include "log/event.h"
@@ -57,12 +59,14 @@ typedef struct OutboxLogBatch
 	OutboxLogRef *refs;			/* in order of (stamp, id) */
 	int64		nrefs;
 	bool		truncated;		/* more follow after the last one */
+	XLogRecPtr	flush_lsn;		/* WAL of asynchronous commits among them */
 } OutboxLogBatch;
 
 /*
  * Collect the rows that "target" sees and "base" does not, beyond position
  * (stamp, id), at most "limit" of them (the first ones in order).  Needs an
- * active snapshot at least as new as "target".
+ * active snapshot at least as new as "target".  Whoever shows the events to
+ * others must see to it that WAL is flushed up to flush_lsn first.
  */
 extern OutboxLogBatch *outbox_log_collect(const OutboxSnapshot *base,
 										  const OutboxSnapshot *target,

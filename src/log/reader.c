@@ -21,6 +21,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
@@ -44,6 +45,7 @@ typedef struct Collector
 	int64		nrefs;
 	int64		maxrefs;
 	bool		truncated;
+	XLogRecPtr	flush_lsn;
 	/* rows of the transaction being read, from group_start on */
 	uint64		group_xid;
 	int64		group_start;
@@ -148,6 +150,7 @@ collector_add(Collector *col, HeapTuple tup, TupleDesc desc, uint64 xid)
 			col->group_start = col->nrefs;
 		}
 		col->group_xid = xid;
+		col->flush_lsn = Max(col->flush_lsn, TransactionIdGetCommitLSN((TransactionId) xid));
 	}
 	if (col->nrefs == col->maxrefs)
 	{
@@ -234,6 +237,7 @@ outbox_log_collect(const OutboxSnapshot *base, const OutboxSnapshot *target,
 	batch->refs = col.refs;
 	batch->nrefs = col.nrefs;
 	batch->truncated = col.truncated;
+	batch->flush_lsn = col.flush_lsn;
 	return batch;
 }
 

@@ -1,0 +1,373 @@
+/*-------------------------------------------------------------------------
+ *
+ * flow.c
+ *	  The flow of events to one server: producer, ring, sending.
+ *
+ * A flow begins at its stored position.  When its producer has to be made
+ * anew (a fatal error, changed settings), everything between position and
+ * tail is thrown away and read again: what was acknowledged and not settled
+ * is sent twice, in the same order, and nothing is left out.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "relay/flow.h"
+
+#include "access/xact.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "common/fault.h"
+#include "worker/worker.h"
+
+#define PRODUCER_RETRY_MIN_MS 100
+#define PRODUCER_RETRY_MAX_MS 30000
+#define RESTART_PATIENCE_MS 5000	/* for what is in flight when settings change */
+#define RUN_PAGES 16			/* pages read in one turn */
+
+/* ---------------- life ---------------- */
+
+/*
+ * Begin, or begin again, at the position.
+ */
+static void
+flow_start(RelayFlow *flow)
+{
+	MemoryContext oldcontext;
+
+	flow->context = AllocSetContextCreate(TopMemoryContext, "pg_outbox flow",
+										  ALLOCSET_DEFAULT_SIZES);
+	flow->refs_context = AllocSetContextCreate(flow->context, "pg_outbox batch",
+											   ALLOCSET_DEFAULT_SIZES);
+	oldcontext = MemoryContextSwitchTo(flow->context);
+	flow->ring = MemoryContextAllocHuge(flow->context, sizeof(RelayEntry) * FLOW_RING_SIZE);
+	flow->base = outbox_snapshot_copy(flow->position.base);
+	if (flow->position.target != NULL)
+	{
+		flow->ticks = list_make1(outbox_snapshot_copy(flow->position.target));
+		flow->read_stamp = flow->position.stamp;
+		flow->read_id = flow->position.id;
+	}
+	MemoryContextSwitchTo(oldcontext);
+}
+
+RelayFlow *
+outbox_flow_create(const char *server)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	RelayFlow  *flow = palloc0(sizeof(RelayFlow));
+	HASHCTL		ctl;
+
+	flow->server = pstrdup(server);
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = TOPIC_NAME_SIZE;
+	ctl.entrysize = sizeof(RelayTopic);
+	flow->topics = hash_create("pg_outbox topics", 64, &ctl, HASH_ELEM | HASH_STRINGS);
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!outbox_position_load(server, &flow->position))
+	{
+		flow->position.base = outbox_snapshot_empty();
+		flow->position.at = GetCurrentTimestamp();
+
+		/* whoever trims the log must know of us from now on */
+		outbox_position_store(server, &flow->position);
+	}
+	PopActiveSnapshot();
+	flow->position_stored = GetCurrentTimestamp();
+	MemoryContextSwitchTo(oldcontext);
+	flow_start(flow);
+	return flow;
+}
+
+void
+outbox_flow_reset(RelayFlow *flow)
+{
+	ListCell   *lc;
+
+	if (flow->producer != NULL)
+		outbox_producer_close(flow->producer, 0);
+	flow->producer = NULL;
+	flow->restart_by = 0;
+	foreach(lc, flow->topic_list)
+		outbox_topic_reset(lfirst(lc));
+
+	MemoryContextDelete(flow->context);
+	flow->head = flow->sent = flow->tail = 0;
+	flow->bytes = 0;
+	flow->batches = flow->ticks = NIL;
+	flow->refs = NULL;
+	flow->page = NULL;
+	flow->rows = NULL;
+	flow->nrows = flow->row = 0;
+	flow->read_stamp = flow->read_id = 0;
+	flow_start(flow);
+}
+
+/*
+ * The server is there or not, and has perhaps other settings than before.
+ */
+void
+outbox_flow_set_server(RelayFlow *flow, Oid serverid, bool altered)
+{
+	ListCell   *lc;
+
+	if (flow->serverid == serverid && !altered)
+		return;
+	if (flow->producer != NULL && flow->restart_by == 0)
+		flow->restart_by = GetCurrentTimestamp() + RESTART_PATIENCE_MS * 1000L;
+	if (!OidIsValid(serverid) && flow->producer != NULL)
+		outbox_flow_reset(flow);
+	flow->serverid = serverid;
+	flow->producer_retry = 0;
+	flow->producer_retry_ms = PRODUCER_RETRY_MIN_MS;
+
+	/* what a topic was stopped for may have been mended */
+	foreach(lc, flow->topic_list)
+		((RelayTopic *) lfirst(lc))->retry_at = 0;
+}
+
+void
+outbox_flow_wait_reason(RelayFlow *flow, const char *reason)
+{
+	if (flow->waiting_for != NULL)
+		pfree(flow->waiting_for);
+	flow->waiting_for = reason ? MemoryContextStrdup(TopMemoryContext, reason) : NULL;
+}
+
+/* ---------------- the producer ---------------- */
+
+static void
+producer_failed(RelayFlow *flow, const char *message)
+{
+	char	   *copy = MemoryContextStrdup(TopMemoryContext, message);
+
+	flow->producer_retry_ms = Max(PRODUCER_RETRY_MIN_MS,
+								  Min(flow->producer_retry_ms * 2, PRODUCER_RETRY_MAX_MS));
+	flow->producer_retry = GetCurrentTimestamp() + flow->producer_retry_ms * 1000L;
+	outbox_worker_report_error(copy);
+	outbox_flow_wait_reason(flow, copy);
+	ereport(LOG,
+			(errmsg("relay cannot publish to server \"%s\" for now", flow->server),
+			 errdetail("%s", copy)));
+	pfree(copy);
+}
+
+/*
+ * Make the producer.  What it reports as an error stops this flow only.
+ */
+static void
+producer_open(RelayFlow *flow)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	ErrorData  *volatile failure = NULL;
+
+	StartTransactionCommand();
+	PG_TRY();
+	{
+		flow->producer = outbox_producer_create(flow->serverid, outbox_worker_event_fd());
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(oldcontext);
+		failure = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(oldcontext);
+
+	if (failure != NULL)
+	{
+		producer_failed(flow, failure->detail ?
+						psprintf("%s: %s", failure->message, failure->detail) :
+						failure->message);
+		FreeErrorData(failure);
+	}
+}
+
+/*
+ * Settings changed: end the producer when nothing is in flight any more, or
+ * when that takes too long.
+ */
+static bool
+producer_restarts(RelayFlow *flow)
+{
+	if (flow->restart_by == 0)
+		return false;
+	if (outbox_producer_in_flight(flow->producer) > 0 &&
+		GetCurrentTimestamp() < flow->restart_by)
+		return true;
+	outbox_flow_settle(flow);
+	outbox_flow_reset(flow);
+	return false;
+}
+
+static bool
+producer_ready(RelayFlow *flow)
+{
+	const char *reason = NULL;
+
+	if (!OidIsValid(flow->serverid))
+		return true;			/* its topics are stopped, events are parked */
+	if (flow->producer == NULL && GetCurrentTimestamp() >= flow->producer_retry)
+		producer_open(flow);
+	if (flow->producer == NULL)
+		return false;
+	if (outbox_producer_connected(flow->producer, &reason))
+		outbox_flow_wait_reason(flow, NULL);
+	else
+		outbox_flow_wait_reason(flow, reason);
+	return true;
+}
+
+/* ---------------- sending ---------------- */
+
+static void
+entry_fault(RelayFlow *flow, RelayEntry *entry, OutboxKafkaFault fault, const char *error)
+{
+	if (fault == OUTBOX_KAFKA_FAULT_EVENT)
+	{
+		entry->state = ENTRY_DEAD;
+		entry->error = MemoryContextStrdup(flow->context, error ? error : "");
+	}
+	else
+	{
+		entry->state = ENTRY_PARK;
+		entry->topic->to_park++;
+		outbox_topic_stop(entry->topic, error);
+	}
+}
+
+/*
+ * Hand waiting entries to the producer.  False if the producer is unusable.
+ */
+static bool
+send_waiting(RelayFlow *flow)
+{
+	for (; flow->sent < flow->tail; flow->sent++)
+	{
+		RelayEntry *entry = &flow->ring[flow->sent % FLOW_RING_SIZE];
+		OutboxKafkaFault fault;
+
+		if (outbox_topic_parks(entry->topic))
+		{
+			entry->state = ENTRY_PARK;
+			entry->topic->to_park++;
+			continue;
+		}
+		fault = outbox_send_event(flow, entry->topic->name, &entry->ev, flow->sent);
+		if (fault == OUTBOX_KAFKA_OK)
+		{
+			entry->state = ENTRY_IN_FLIGHT;
+			entry->topic->in_flight++;
+			OUTBOX_FAULT("relay.after_produce");
+		}
+		else if (fault == OUTBOX_KAFKA_FULL)
+			return true;
+		else if (fault == OUTBOX_KAFKA_FAULT_CLUSTER)
+			return false;
+		else
+			entry_fault(flow, entry, fault, outbox_producer_error(flow->producer));
+	}
+	return true;
+}
+
+/*
+ * Take in the delivery reports.  False if the producer is unusable.
+ */
+static bool
+poll_deliveries(RelayFlow *flow, bool *progress)
+{
+	OutboxDelivery delivery;
+
+	while (outbox_producer_poll(flow->producer, &delivery))
+	{
+		RelayEntry *entry;
+
+		*progress = true;
+		if (delivery.fault == OUTBOX_KAFKA_FAULT_CLUSTER)
+		{
+			producer_failed(flow, delivery.error ? delivery.error : "fatal error");
+			return false;
+		}
+		if (delivery.tag & TAG_PARKED)
+		{
+			outbox_topic_delivery(list_nth(flow->topic_list,
+										   (int) (delivery.tag & ~TAG_PARKED)),
+								  &delivery);
+			continue;
+		}
+		OUTBOX_FAULT("relay.after_ack");
+		entry = &flow->ring[delivery.tag % FLOW_RING_SIZE];
+		Assert(entry->state == ENTRY_IN_FLIGHT);
+		entry->topic->in_flight--;
+		if (delivery.fault == OUTBOX_KAFKA_OK)
+		{
+			entry->state = ENTRY_DELIVERED;
+			entry->topic->sent++;
+		}
+		else
+			entry_fault(flow, entry, delivery.fault, delivery.error);
+	}
+	return true;
+}
+
+static void
+flow_fail(RelayFlow *flow)
+{
+	if (flow->producer != NULL && outbox_producer_error(flow->producer) != NULL &&
+		flow->producer_retry < GetCurrentTimestamp())
+		producer_failed(flow, outbox_producer_error(flow->producer));
+	outbox_flow_settle(flow);	/* what is known to be done, dead letters too */
+	outbox_flow_reset(flow);
+}
+
+/*
+ * One turn.  True if there may be more to do at once.
+ */
+bool
+outbox_flow_run(RelayFlow *flow)
+{
+	bool		progress = false;
+	ListCell   *lc;
+
+	if (!producer_ready(flow))
+	{
+		outbox_flow_tick(flow);
+		return false;
+	}
+	if (flow->producer != NULL && !poll_deliveries(flow, &progress))
+	{
+		flow_fail(flow);
+		return false;
+	}
+	if (producer_restarts(flow))
+		return progress;
+	if (OidIsValid(flow->serverid) && flow->producer == NULL)
+		return true;			/* just restarted */
+
+	foreach(lc, flow->topic_list)
+		progress |= outbox_topic_run(lfirst(lc));
+
+	for (int pages = 0; pages < RUN_PAGES; pages++)
+	{
+		if (!send_waiting(flow))
+		{
+			flow_fail(flow);
+			return false;
+		}
+		if (flow->sent < flow->tail)
+		{
+			outbox_flow_tick(flow); /* the producer's queue is full */
+			break;
+		}
+		if (!outbox_flow_read(flow))
+			break;
+		progress = true;
+	}
+	return progress;
+}

@@ -1,0 +1,218 @@
+/*-------------------------------------------------------------------------
+ *
+ * flow.h
+ *	  What the files of src/relay share: the flow of events to one server,
+ *	  and the state of its topics.
+ *
+ * A flow reads batches of the log in order, keeps every event of its server
+ * in a ring from reading to settlement, and moves its position over what is
+ * done.  Everything is owned by the relay process; nothing here is shared.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_FLOW_H
+#define OUTBOX_FLOW_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/hsearch.h"
+
+#include "kafka/kafka.h"
+#include "log/log.h"
+
+#define FLOW_RING_SIZE 65536	/* events between reading and settlement */
+#define FLOW_PAGE_BYTES (512 * 1024)	/* packed events read at once */
+#define FLOW_MAX_BYTES (32 * 1024 * 1024)	/* packed events in the ring */
+#define FLOW_BATCH_ROWS (512 * 1024)	/* references collected at once */
+
+/* ---------------- topics ---------------- */
+
+#define TOPIC_NAME_SIZE 256		/* Kafka allows 249 bytes */
+
+/*
+ * The delivery of one topic.
+ *
+ *	  LIVE -> STOPPED	a fault of the topic, or its server is gone
+ *	  STOPPED -> PROBING	after a while: the oldest parked event is tried
+ *	  PROBING -> DRAINING	it went through
+ *	  PROBING, DRAINING -> STOPPED	it did not
+ *	  DRAINING -> LIVE	nothing is parked any more
+ *	  any <-> PAUSED	outbox.pause / resume of the topic
+ *
+ * In every state but LIVE the topic's events are parked.
+ */
+typedef enum TopicState
+{
+	TOPIC_LIVE,
+	TOPIC_STOPPED,
+	TOPIC_PROBING,
+	TOPIC_DRAINING,
+	TOPIC_PAUSED
+} TopicState;
+
+typedef struct RelayTopic
+{
+	char		name[TOPIC_NAME_SIZE];	/* hash key */
+	struct RelayFlow *flow;
+	int32		index;			/* in the flow's list; names it in tags */
+	int32		stream;			/* outbox._stream.id, 0: no row yet */
+	TopicState	state;
+	bool		changed;		/* state must be stored by the next settlement */
+	char	   *reason;			/* why it is stopped */
+	TimestampTz retry_at;
+	int			retry_ms;		/* back-off */
+	int			in_flight;		/* ring entries with the producer */
+	int			to_park;		/* ring entries that settlement will park */
+	int64		sent;			/* since the relay started */
+
+	/* parked events on their way; of those up to (drain_stamp, drain_id) */
+	int			drain_page;		/* how many are read at once */
+	int			drain_in_flight;
+	int64		drain_stamp;
+	int64		drain_id;
+	OutboxKafkaFault drain_fault;	/* worst report of this page */
+	char	   *drain_error;
+} RelayTopic;
+
+/* ---------------- the ring ---------------- */
+
+/* Packed events, read together and freed together. */
+typedef struct RelayPage
+{
+	MemoryContext context;
+	int64		bytes;
+	int			users;			/* ring entries, and the reader */
+} RelayPage;
+
+typedef enum EntryState
+{
+	ENTRY_WAITING,				/* read, not handed to the producer yet */
+	ENTRY_IN_FLIGHT,
+	ENTRY_DELIVERED,
+	ENTRY_PARK,					/* goes to the parked log at settlement */
+	ENTRY_DEAD					/* becomes a dead letter at settlement */
+} EntryState;
+
+/* A row of the log in a page, and how far it is unpacked. */
+typedef struct PageRow
+{
+	int64		stamp;
+	const char *pos;
+	const char *end;
+	int			remaining;		/* events */
+	OutboxEventCursor cursor;
+} PageRow;
+
+typedef struct RelayEntry
+{
+	EntryState	state;
+	int64		stamp;
+	RelayTopic *topic;
+	RelayPage  *page;
+	char	   *error;			/* DEAD: why, in the flow's context */
+	OutboxEvent ev;				/* strings in the page */
+} RelayEntry;
+
+/* A batch of which events are in the ring or still to be read. */
+typedef struct RelayBatch
+{
+	OutboxSnapshot *target;
+	uint64		end;			/* ring number after its last event */
+	bool		complete;		/* all of it is read */
+} RelayBatch;
+
+/* ---------------- the flow ---------------- */
+
+typedef struct RelayFlow
+{
+	char	   *server;			/* name */
+	Oid			serverid;		/* InvalidOid: there is no such server (now) */
+	MemoryContext context;		/* all that a reset throws away */
+
+	OutboxProducer *producer;	/* NULL: to be made at producer_retry */
+	TimestampTz producer_retry;
+	int			producer_retry_ms;
+	TimestampTz restart_by;		/* settings changed: producer ends by then; 0: no */
+	char	   *waiting_for;	/* for status, NULL: nothing */
+
+	HTAB	   *topics;
+	List	   *topic_list;		/* RelayTopic *, by index */
+	RelayTopic **by_stream;		/* topic of a stream number, NULL: unknown yet */
+	int			nby_stream;
+
+	/* the ring: entries [head, sent) are with the producer or done, [sent, tail) wait */
+	RelayEntry *ring;
+	uint64		head;
+	uint64		sent;
+	uint64		tail;
+	int64		bytes;			/* of all pages */
+
+	/* reading */
+	OutboxSnapshot *base;		/* read up to here, before the open batch */
+	List	   *batches;		/* RelayBatch *, oldest first; the last one is read */
+	List	   *ticks;			/* OutboxSnapshot *, taken while we lag */
+	TimestampTz last_tick;
+	OutboxLogBatch *refs;		/* of the batch being read; NULL: none open */
+	MemoryContext refs_context;
+	int64		next_ref;
+	int64		read_stamp;		/* last event read in this batch */
+	int64		read_id;
+	RelayPage  *page;			/* page being unpacked, NULL: none */
+	PageRow    *rows;			/* in the page */
+	int			nrows;
+	int			row;			/* being unpacked */
+
+	/* settlement */
+	OutboxPosition position;	/* as stored, or to be stored */
+	bool		position_moved; /* by batches that held nothing for us */
+	TimestampTz position_stored;
+} RelayFlow;
+
+/* flow.c */
+extern RelayFlow *outbox_flow_create(const char *server);
+extern void outbox_flow_reset(RelayFlow *flow);
+extern void outbox_flow_set_server(RelayFlow *flow, Oid serverid, bool altered);
+extern bool outbox_flow_run(RelayFlow *flow);
+extern void outbox_flow_wait_reason(RelayFlow *flow, const char *reason);
+
+/* read.c: fill the ring; false if there is nothing to read or no room */
+extern bool outbox_flow_read(RelayFlow *flow);
+extern void outbox_flow_tick(RelayFlow *flow);
+extern void outbox_page_release(RelayFlow *flow, RelayPage *page);
+
+/* settle.c */
+extern void outbox_flow_settle(RelayFlow *flow);
+extern bool outbox_flow_settle_due(RelayFlow *flow);
+extern bool outbox_flow_unsettled(RelayFlow *flow);
+extern void outbox_settle_dead_letter(RelayTopic *topic, const OutboxEvent *ev,
+									   const char *error);
+
+/* topic.c */
+extern RelayTopic *outbox_topic_get(RelayFlow *flow, const char *name, int len);
+extern void outbox_topic_stop(RelayTopic *topic, const char *reason);
+extern void outbox_topic_reset(RelayTopic *topic);
+extern bool outbox_topic_run(RelayTopic *topic);
+extern void outbox_topic_delivery(RelayTopic *topic, const OutboxDelivery *delivery);
+extern bool outbox_topic_parks(const RelayTopic *topic);
+extern void outbox_topic_park(RelayTopic *topic, int64 stamp, const OutboxEvent *ev);
+extern void outbox_topic_store(RelayTopic *topic);
+extern void outbox_topics_load(RelayFlow *flow);
+extern TimestampTz outbox_topics_next_retry(RelayFlow *flow);
+
+/* stream.c */
+extern void outbox_streams_reload(void);
+extern bool outbox_stream_lookup(int32 stream, const char **server, const char **topic);
+
+/* send.c */
+extern OutboxKafkaFault outbox_send_event(RelayFlow *flow, const char *topic,
+										  const OutboxEvent *ev, uint64 tag);
+
+/* relay.c: a server that an event names and that no flow may serve yet */
+extern void outbox_relay_discover(const char *server, int len);
+
+/* Tags of parked events: the topic's index; of others: their ring number. */
+#define TAG_PARKED UINT64CONST(0x8000000000000000)
+
+#endif							/* OUTBOX_FLOW_H */

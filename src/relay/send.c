@@ -1,0 +1,78 @@
+/*-------------------------------------------------------------------------
+ *
+ * send.c
+ *	  An event becomes a Kafka message.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "relay/flow.h"
+
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#define MAX_HEADERS 64
+#define DAY_MS (INT64CONST(24) * 60 * 60 * 1000)
+
+/*
+ * A broker would expire a message that looks old at once, and refuse one from
+ * the future.
+ */
+static int64
+clamp_time(int64 time_ms)
+{
+	int64		now_ms = (GetCurrentTimestamp() - SetEpochTimestamp()) / 1000;
+
+	return Max(Min(time_ms, now_ms), now_ms - DAY_MS);
+}
+
+static int
+set_header(OutboxHeader *header, const char *name, const char *value, int len)
+{
+	header->name = name;
+	header->value = value;
+	header->value_len = len;
+	return 1;
+}
+
+OutboxKafkaFault
+outbox_send_event(RelayFlow *flow, const char *topic, const OutboxEvent *ev, uint64 tag)
+{
+	OutboxMessage msg;
+	OutboxHeader headers[MAX_HEADERS];
+	char		id[MAXINT8LEN + 1];
+	char		version[MAXINT8LEN + 1];
+	char		op = outbox_op_letter(ev->op);
+	const char *pos = ev->headers;
+	const char *end = pos + ev->headers_len;
+	bool		own_id = false;
+	int			n = 0;
+
+	while (pos != NULL && n < MAX_HEADERS - 3)
+	{
+		OutboxHeader *h = &headers[n];
+		int32		name_len;
+
+		if (!outbox_header_next(&pos, end, &h->name, &name_len, &h->value, &h->value_len))
+			break;
+		own_id |= (strcmp(h->name, "id") == 0);
+		n++;
+	}
+	if (!own_id)
+		n += set_header(&headers[n], "id", id, pg_lltoa(ev->id, id));
+	if (op != '\0')
+		n += set_header(&headers[n], "op", &op, 1);
+	if (ev->version != 0)
+		n += set_header(&headers[n], "version", version, pg_lltoa(ev->version, version));
+
+	msg.topic = topic;
+	msg.key = ev->key;
+	msg.key_len = ev->key_len;
+	msg.value = ev->value;
+	msg.value_len = ev->value_len;
+	msg.timestamp_ms = clamp_time(ev->time_ms);
+	msg.headers = headers;
+	msg.nheaders = n;
+	msg.tag = tag;
+	return outbox_producer_send(flow->producer, &msg);
+}

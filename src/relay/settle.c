@@ -1,0 +1,235 @@
+/*-------------------------------------------------------------------------
+ *
+ * settle.c
+ *	  A flow's position moves over what is done.
+ *
+ * In one small transaction: events of stopped topics go to the parked log,
+ * those that no broker will take become dead letters, and the position moves
+ * behind them.  The commit is asynchronous: what it loses in a crash is sent
+ * again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "relay/flow.h"
+
+#include "access/xact.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "common/dead_letter.h"
+#include "common/fault.h"
+
+#define SETTLE_INTERVAL_MS 10
+#define SETTLE_EVENTS 8192		/* not later than this many */
+#define IDLE_INTERVAL_MS 10000	/* a position that only the clock moved */
+
+/*
+ * Is the entry done, or can it be done by storing something?
+ *
+ * A topic's events are parked in order: not before those that were handed to
+ * the producer have been reported.
+ */
+static bool
+entry_settles(const RelayEntry *entry)
+{
+	switch (entry->state)
+	{
+		case ENTRY_DELIVERED:
+		case ENTRY_DEAD:
+			return true;
+		case ENTRY_PARK:
+			return entry->topic->in_flight == 0;
+		default:
+			return false;
+	}
+}
+
+static uint64
+settled_end(const RelayFlow *flow)
+{
+	uint64		n = flow->head;
+
+	while (n < flow->sent && entry_settles(&flow->ring[n % FLOW_RING_SIZE]))
+		n++;
+	return n;
+}
+
+void
+outbox_settle_dead_letter(RelayTopic *topic, const OutboxEvent *ev, const char *error)
+{
+	OutboxDeadLetter dl;
+	OutboxHeader headers[64];
+	const char *pos = ev->headers;
+	const char *end = pos + ev->headers_len;
+
+	memset(&dl, 0, sizeof(dl));
+	while (pos != NULL && dl.nheaders < lengthof(headers))
+	{
+		OutboxHeader *h = &headers[dl.nheaders];
+		int32		len;
+
+		if (!outbox_header_next(&pos, end, &h->name, &len, &h->value, &h->value_len))
+			break;
+		dl.nheaders++;
+	}
+	dl.headers = headers;
+	dl.outgoing = true;
+	dl.server = topic->flow->server;
+	dl.topic = topic->name;
+	dl.partition = -1;
+	dl.offset = -1;
+	dl.key = ev->key;
+	dl.key_len = ev->key_len;
+	dl.value = ev->value;
+	dl.value_len = ev->value_len;
+	dl.event_time = SetEpochTimestamp() + ev->time_ms * 1000;
+	dl.event_id = ev->id;
+	dl.sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+	dl.message = psprintf("event " INT64_FORMAT " cannot be sent to topic \"%s\": %s",
+						  ev->id, topic->name, error);
+	dl.state = OUTBOX_LETTER_DEAD;
+	dl.attempts = 1;
+	(void) outbox_dead_letter_store(&dl);
+	ereport(WARNING,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("set aside event %lld, which cannot be sent to topic \"%s\"",
+					(long long) ev->id, topic->name),
+			 errdetail("%s", error)));
+}
+
+static void
+replace_snapshot(OutboxSnapshot **where, const OutboxSnapshot *snap)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+
+	if (*where != NULL)
+		pfree(*where);
+	*where = snap ? outbox_snapshot_copy(snap) : NULL;
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * Move the position to ring number "end".  Batches that lie before it are
+ * done as a whole, also those that held nothing for this server.
+ */
+static void
+position_move(RelayFlow *flow, uint64 end)
+{
+	OutboxPosition *pos = &flow->position;
+	uint64		batch_start = flow->head;
+
+	if (end > flow->head)
+	{
+		pos->events += end - flow->head;
+		pos->at = GetCurrentTimestamp();
+	}
+	while (flow->batches != NIL)
+	{
+		RelayBatch *batch = linitial(flow->batches);
+
+		if (!batch->complete || batch->end > end)
+			break;
+		replace_snapshot(&pos->base, batch->target);
+		replace_snapshot(&pos->target, NULL);
+		pos->stamp = pos->id = 0;
+		batch_start = batch->end;
+		flow->batches = list_delete_first(flow->batches);
+		pfree(batch->target);
+		pfree(batch);
+	}
+	if (end > batch_start)
+	{
+		const RelayEntry *last = &flow->ring[(end - 1) % FLOW_RING_SIZE];
+
+		replace_snapshot(&pos->target, ((RelayBatch *) linitial(flow->batches))->target);
+		pos->stamp = last->stamp;
+		pos->id = last->ev.id;
+	}
+}
+
+/*
+ * Nothing but the end of a batch of others' events moved us.
+ */
+static bool
+only_batches_ended(const RelayFlow *flow)
+{
+	const RelayBatch *batch;
+
+	if (flow->batches == NIL)
+		return false;
+	batch = linitial(flow->batches);
+	return batch->complete && batch->end <= flow->head;
+}
+
+bool
+outbox_flow_unsettled(RelayFlow *flow)
+{
+	return flow->head < flow->tail;
+}
+
+bool
+outbox_flow_settle_due(RelayFlow *flow)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	uint64		end;
+	ListCell   *lc;
+
+	if (only_batches_ended(flow))
+	{
+		position_move(flow, flow->head);
+		flow->position_moved = true;
+	}
+	foreach(lc, flow->topic_list)
+		if (((RelayTopic *) lfirst(lc))->changed)
+			return true;
+
+	end = settled_end(flow);
+	if (end == flow->head)
+		return TimestampDifferenceExceeds(flow->position_stored, now, IDLE_INTERVAL_MS) &&
+			flow->position_moved;
+	return end - flow->head >= SETTLE_EVENTS ||
+		TimestampDifferenceExceeds(flow->position_stored, now, SETTLE_INTERVAL_MS);
+}
+
+static void
+settle_entry(RelayEntry *entry)
+{
+	if (entry->state == ENTRY_PARK)
+	{
+		outbox_topic_park(entry->topic, entry->stamp, &entry->ev);
+		entry->topic->to_park--;
+	}
+	else if (entry->state == ENTRY_DEAD)
+		outbox_settle_dead_letter(entry->topic, &entry->ev, entry->error);
+}
+
+void
+outbox_flow_settle(RelayFlow *flow)
+{
+	uint64		end = settled_end(flow);
+	ListCell   *lc;
+
+	OUTBOX_FAULT("relay.before_settle");
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	for (uint64 n = flow->head; n < end; n++)
+		settle_entry(&flow->ring[n % FLOW_RING_SIZE]);
+	foreach(lc, flow->topic_list)
+		outbox_topic_store(lfirst(lc));
+
+	position_move(flow, end);
+	outbox_position_store(flow->server, &flow->position);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	OUTBOX_FAULT("relay.after_settle");
+
+	for (; flow->head < end; flow->head++)
+		outbox_page_release(flow, flow->ring[flow->head % FLOW_RING_SIZE].page);
+	flow->position_moved = false;
+	flow->position_stored = GetCurrentTimestamp();
+}

@@ -1,0 +1,429 @@
+/*-------------------------------------------------------------------------
+ *
+ * topic.c
+ *	  The delivery of one topic: stopping it, parking its events, going on.
+ *
+ * A fault of a topic (missing, forbidden, its server dropped) must not hold up
+ * the others.  So from then on its events go to outbox._parked, in order, and
+ * the flow's position passes them.  After a while the oldest one is tried; if
+ * it goes through, the others follow, and when none is left the topic is live
+ * again: in between no later event overtakes a parked one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "relay/flow.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "relay/sql.h"
+#include "worker/worker.h"
+
+#define RETRY_MIN_MS 1000
+#define RETRY_MAX_MS 60000
+#define DRAIN_PAGE 2000			/* parked events read at once */
+
+/* ---------------- state ---------------- */
+
+RelayTopic *
+outbox_topic_get(RelayFlow *flow, const char *name, int len)
+{
+	char		key[TOPIC_NAME_SIZE] = {0};
+	RelayTopic *topic;
+	bool		found;
+
+	memcpy(key, name, Min(len, TOPIC_NAME_SIZE - 1));
+	topic = hash_search(flow->topics, key, HASH_ENTER, &found);
+	if (!found)
+	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+
+		memset((char *) topic + TOPIC_NAME_SIZE, 0, sizeof(RelayTopic) - TOPIC_NAME_SIZE);
+		topic->flow = flow;
+		topic->index = list_length(flow->topic_list);
+		flow->topic_list = lappend(flow->topic_list, topic);
+		MemoryContextSwitchTo(oldcontext);
+	}
+	if (topic->state == TOPIC_LIVE && !OidIsValid(flow->serverid))
+		outbox_topic_stop(topic, psprintf("server \"%s\" does not exist", flow->server));
+	return topic;
+}
+
+static void
+topic_set_reason(RelayTopic *topic, const char *reason)
+{
+	char	   *copy = reason ? MemoryContextStrdup(TopMemoryContext, reason) : NULL;
+
+	if (topic->reason != NULL)
+		pfree(topic->reason);
+	topic->reason = copy;
+}
+
+void
+outbox_topic_stop(RelayTopic *topic, const char *reason)
+{
+	bool		was_live = topic->state == TOPIC_LIVE;
+
+	if (topic->state == TOPIC_PAUSED)
+		return;
+	if (topic->state == TOPIC_STOPPED)
+		return;					/* further reports of what is in flight */
+
+	topic->state = TOPIC_STOPPED;
+	topic->changed = true;
+	topic->retry_ms = Max(RETRY_MIN_MS, Min(topic->retry_ms * 2, RETRY_MAX_MS));
+	topic->retry_at = GetCurrentTimestamp() + topic->retry_ms * 1000L;
+	topic_set_reason(topic, reason ? reason : "unknown reason");
+	if (topic->flow->producer != NULL)
+		outbox_producer_forget_topic(topic->flow->producer, topic->name);
+	if (was_live)
+		ereport(WARNING,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg("stopped delivery to topic \"%s\" of server \"%s\"",
+						topic->name, topic->flow->server),
+				 errdetail("%s", topic->reason),
+				 errhint("Its events are kept and sent when the topic takes events again; other topics go on.")));
+}
+
+static void
+topic_go_live(RelayTopic *topic)
+{
+	topic->state = TOPIC_LIVE;
+	topic->changed = true;
+	topic->retry_ms = 0;
+	topic_set_reason(topic, NULL);
+	ereport(LOG,
+			(errmsg("delivery to topic \"%s\" of server \"%s\" goes on",
+					topic->name, topic->flow->server)));
+}
+
+/*
+ * The producer is gone, and with it what was in flight.
+ */
+void
+outbox_topic_reset(RelayTopic *topic)
+{
+	topic->in_flight = 0;
+	topic->to_park = 0;
+	topic->drain_in_flight = 0;
+	topic->drain_fault = OUTBOX_KAFKA_OK;
+	if (topic->state == TOPIC_PROBING || topic->state == TOPIC_DRAINING)
+		topic->state = TOPIC_STOPPED;
+}
+
+bool
+outbox_topic_parks(const RelayTopic *topic)
+{
+	return topic->state != TOPIC_LIVE;
+}
+
+/* ---------------- storing ---------------- */
+
+/*
+ * Store state and reason, if they changed.  Inside a transaction.
+ */
+void
+outbox_topic_store(RelayTopic *topic)
+{
+	Oid			types[4] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[4];
+	char		nulls[4] = {' ', ' ', ' ', ' '};
+	bool		isnull;
+
+	if (!topic->changed)
+		return;
+	values[0] = CStringGetTextDatum(topic->flow->server);
+	values[1] = CStringGetTextDatum(topic->name);
+	values[2] = CStringGetTextDatum(topic->state == TOPIC_LIVE ? "live" : "stopped");
+	values[3] = CStringGetTextDatum(topic->reason ? topic->reason : "");
+	nulls[3] = topic->reason ? ' ' : 'n';
+
+	outbox_sql_begin();
+	outbox_sql_execute("INSERT INTO outbox._stream AS s (server, topic, state, reason, since)"
+					   " VALUES ($1, $2, $3, $4, pg_catalog.now())"
+					   " ON CONFLICT (server, topic) DO UPDATE SET state = excluded.state,"
+					   " reason = excluded.reason, since = CASE WHEN s.state = excluded.state"
+					   " THEN s.since ELSE excluded.since END WHERE s.state <> 'paused'"
+					   " RETURNING id", 4, types, values, nulls);
+	if (SPI_processed == 1)
+		topic->stream = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
+													SPI_tuptable->tupdesc, 1, &isnull));
+	outbox_sql_end();
+	topic->changed = false;
+}
+
+/*
+ * The number of the topic's row, which is made if need be.
+ */
+static int32
+topic_stream(RelayTopic *topic)
+{
+	if (topic->stream == 0)
+	{
+		topic->changed = true;
+		outbox_topic_store(topic);
+	}
+	return topic->stream;
+}
+
+/*
+ * Put an event behind those that wait already.  Inside a transaction.  One
+ * that was parked before a crash and is read again is not parked twice.
+ */
+void
+outbox_topic_park(RelayTopic *topic, int64 stamp, const OutboxEvent *ev)
+{
+	Oid			types[4] = {INT4OID, INT8OID, INT8OID, BYTEAOID};
+	Datum		values[4];
+	StringInfoData buf;
+	OutboxEventCursor cur = {0, 0};
+
+	initStringInfo(&buf);
+	appendStringInfoSpaces(&buf, VARHDRSZ);
+	outbox_event_pack(&buf, &cur, ev);
+	SET_VARSIZE(buf.data, buf.len);
+
+	values[0] = Int32GetDatum(topic_stream(topic));
+	values[1] = Int64GetDatum(stamp);
+	values[2] = Int64GetDatum(ev->id);
+	values[3] = PointerGetDatum(buf.data);
+	outbox_sql_begin();
+	outbox_sql_execute("INSERT INTO outbox._parked (stream, stamp, id, event)"
+					   " VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+					   4, types, values, NULL);
+	outbox_sql_end();
+	pfree(buf.data);
+}
+
+/*
+ * Take over what the table says: at start, and when somebody paused or
+ * resumed a topic.  Inside a transaction.
+ */
+void
+outbox_topics_load(RelayFlow *flow)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+
+	values[0] = CStringGetTextDatum(flow->server);
+	outbox_sql_begin();
+	outbox_sql_execute("SELECT topic, id, state, reason FROM outbox._stream WHERE server = $1",
+					   1, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tup = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		char	   *name = SPI_getvalue(tup, desc, 1);
+		char	   *state = SPI_getvalue(tup, desc, 3);
+		RelayTopic *topic = outbox_topic_get(flow, name, strlen(name));
+		bool		isnull;
+		bool		first = topic->stream == 0;
+
+		topic->stream = DatumGetInt32(SPI_getbinval(tup, desc, 2, &isnull));
+		if (strcmp(state, "paused") == 0)
+			topic->state = TOPIC_PAUSED;
+		else if (topic->state == TOPIC_PAUSED ||
+				 (first && strcmp(state, "stopped") == 0 && topic->state == TOPIC_LIVE))
+		{
+			topic->state = TOPIC_STOPPED;
+			topic->retry_at = 0;
+			topic_set_reason(topic, SPI_getvalue(tup, desc, 4));
+		}
+	}
+	outbox_sql_end();
+}
+
+/* ---------------- sending what is parked ---------------- */
+
+void
+outbox_topic_delivery(RelayTopic *topic, const OutboxDelivery *delivery)
+{
+	topic->drain_in_flight--;
+	if (delivery->fault == OUTBOX_KAFKA_OK)
+	{
+		topic->sent++;
+		return;
+	}
+	if (delivery->fault > topic->drain_fault)
+		topic->drain_fault = delivery->fault;
+	if (topic->drain_error != NULL)
+		pfree(topic->drain_error);
+	topic->drain_error = MemoryContextStrdup(TopMemoryContext,
+											 delivery->error ? delivery->error : "unknown reason");
+}
+
+/*
+ * Read and send the next page.  Returns how many were read.
+ */
+static int
+drain_send(RelayTopic *topic)
+{
+	Oid			types[2] = {INT4OID, INT4OID};
+	Datum		values[2];
+	int			nread;
+
+	values[0] = Int32GetDatum(topic_stream(topic));
+	values[1] = Int32GetDatum(topic->drain_page);
+	outbox_sql_begin();
+	outbox_sql_execute("SELECT stamp, id, event FROM outbox._parked WHERE stream = $1"
+					   " ORDER BY stamp, id LIMIT $2", 2, types, values, NULL);
+	nread = (int) SPI_processed;
+	for (int i = 0; i < nread; i++)
+	{
+		HeapTuple	tup = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+		bytea	   *packed = DatumGetByteaPP(SPI_getbinval(tup, desc, 3, &isnull));
+		const char *pos = VARDATA_ANY(packed);
+		OutboxEventCursor cur = {0, 0};
+		OutboxEvent ev;
+		OutboxKafkaFault fault;
+
+		outbox_event_unpack(&pos, pos + VARSIZE_ANY_EXHDR(packed), &cur, &ev);
+		fault = outbox_send_event(topic->flow, topic->name, &ev, TAG_PARKED | topic->index);
+		if (fault == OUTBOX_KAFKA_FULL)
+			break;
+		topic->drain_stamp = DatumGetInt64(SPI_getbinval(tup, desc, 1, &isnull));
+		topic->drain_id = ev.id;
+		topic->drain_in_flight++;
+		if (fault != OUTBOX_KAFKA_OK)
+		{
+			OutboxDelivery failed = {0};
+
+			failed.fault = fault;
+			failed.error = outbox_producer_error(topic->flow->producer);
+			outbox_topic_delivery(topic, &failed);
+			break;
+		}
+	}
+	outbox_sql_end();
+	return nread;
+}
+
+/*
+ * All of the page arrived: it is parked no more.  A single event that cannot
+ * be sent becomes a dead letter.
+ */
+static void
+drain_settle(RelayTopic *topic)
+{
+	Oid			types[3] = {INT4OID, INT8OID, INT8OID};
+	Datum		values[3];
+
+	values[0] = Int32GetDatum(topic->stream);
+	values[1] = Int64GetDatum(topic->drain_stamp);
+	values[2] = Int64GetDatum(topic->drain_id);
+	outbox_sql_begin();
+	outbox_sql_execute("DELETE FROM outbox._parked WHERE stream = $1 AND (stamp, id) <= ($2, $3)"
+					   " RETURNING event", 3, types, values, NULL);
+	if (topic->drain_fault == OUTBOX_KAFKA_FAULT_EVENT && SPI_processed == 1)
+	{
+		bool		isnull;
+		bytea	   *packed = DatumGetByteaPP(SPI_getbinval(SPI_tuptable->vals[0],
+														   SPI_tuptable->tupdesc, 1, &isnull));
+		const char *pos = VARDATA_ANY(packed);
+		OutboxEventCursor cur = {0, 0};
+		OutboxEvent ev;
+
+		outbox_event_unpack(&pos, pos + VARSIZE_ANY_EXHDR(packed), &cur, &ev);
+		outbox_settle_dead_letter(topic, &ev, topic->drain_error);
+	}
+	outbox_sql_end();
+}
+
+/*
+ * A page came back.  A fault of an event in a larger page: try them one by
+ * one.  A fault of the topic: wait again.
+ */
+static void
+drain_page_done(RelayTopic *topic)
+{
+	OutboxKafkaFault fault = topic->drain_fault;
+
+	if (fault == OUTBOX_KAFKA_OK ||
+		(fault == OUTBOX_KAFKA_FAULT_EVENT && topic->drain_page == 1))
+	{
+		drain_settle(topic);
+		topic->drain_page = (fault == OUTBOX_KAFKA_OK) ? DRAIN_PAGE : 1;
+		topic->state = TOPIC_DRAINING;
+	}
+	else if (fault == OUTBOX_KAFKA_FAULT_EVENT)
+		topic->drain_page = 1;
+	else
+		outbox_topic_stop(topic, topic->drain_error);
+	topic->drain_fault = OUTBOX_KAFKA_OK;
+	topic->drain_stamp = topic->drain_id = 0;
+}
+
+static bool
+drain_due(const RelayTopic *topic)
+{
+	if (topic->flow->producer == NULL || topic->flow->restart_by != 0)
+		return false;
+	switch (topic->state)
+	{
+		case TOPIC_STOPPED:
+			return topic->in_flight == 0 && GetCurrentTimestamp() >= topic->retry_at;
+		case TOPIC_PROBING:
+		case TOPIC_DRAINING:
+			return topic->drain_in_flight == 0;
+		default:
+			return false;
+	}
+}
+
+/*
+ * One turn of a topic that is not live.  True if something was done.
+ */
+bool
+outbox_topic_run(RelayTopic *topic)
+{
+	int			nread = 0;
+
+	if (!drain_due(topic))
+		return false;
+
+	StartTransactionCommand();
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	if (topic->state == TOPIC_STOPPED)
+	{
+		topic->state = TOPIC_PROBING;
+		topic->drain_page = 1;
+	}
+	else if (topic->drain_id != 0)
+		drain_page_done(topic);
+	if (topic->state != TOPIC_STOPPED)
+		nread = drain_send(topic);
+	CommitTransactionCommand();
+
+	if (topic->state != TOPIC_STOPPED && nread == 0 && topic->to_park == 0)
+		topic_go_live(topic);
+	return true;
+}
+
+/*
+ * When the next stopped topic is to be tried; 0: none waits.
+ */
+TimestampTz
+outbox_topics_next_retry(RelayFlow *flow)
+{
+	TimestampTz next = 0;
+	ListCell   *lc;
+
+	foreach(lc, flow->topic_list)
+	{
+		RelayTopic *topic = lfirst(lc);
+
+		if (topic->state == TOPIC_STOPPED && OidIsValid(flow->serverid) &&
+			(next == 0 || topic->retry_at < next))
+			next = topic->retry_at;
+	}
+	return next;
+}
