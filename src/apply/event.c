@@ -101,7 +101,7 @@ outbox_event_is_delete(const OutboxApplyEvent *ev)
 
 /* ---------------- headers as jsonb ---------------- */
 
-pg_attribute_noreturn() static void
+pg_noreturn static void
 bad_headers(const char *problem)
 {
 	ereport(ERROR,

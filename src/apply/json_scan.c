@@ -24,7 +24,7 @@ typedef struct JsonNesting
 	uint64		is_object[OUTBOX_JSON_MAX_DEPTH / 64];
 } JsonNesting;
 
-pg_attribute_noreturn() static void
+pg_noreturn static void
 json_fail(const OutboxJsonScan *scan, const char *problem)
 {
 	ereport(ERROR,

@@ -117,6 +117,11 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	index_beginscan(heap, index, snapshot, nkeys, 0)
 #endif
 
+/* 18: a function that does not return is marked in front, everywhere */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* 18: the module says its name and version */
 #ifdef PG_MODULE_MAGIC_EXT
 #define OUTBOX_MODULE_MAGIC(modname) \
