@@ -13,6 +13,7 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "apply/apply.h"
 #include "capture/capture.h"
 #include "common/catalog.h"
 #include "common/fault.h"
@@ -49,6 +50,7 @@ _PG_init(void)
 	outbox_log_set_commit_hook(wake_relay);
 	outbox_capture_init();
 	outbox_relay_init();
+	outbox_apply_init();
 
 	MarkGUCPrefixReserved("pg_outbox");
 }

@@ -50,3 +50,10 @@ COMMENT ON FUNCTION outbox.first_time(text, text, text) IS
 REVOKE ALL ON FUNCTION outbox.apply(regclass, text, text, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.apply_batch(regclass, text[], text[], jsonb[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.first_time(text, text, text) FROM PUBLIC;
+
+CREATE FUNCTION outbox.forget_expired() RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_forget_expired';
+COMMENT ON FUNCTION outbox.forget_expired() IS
+'delete a part of what is older than pg_outbox.tombstone_retention and pg_outbox.inbox_retention, and return how many rows went; to be repeated while that is many. The applier does it by itself; a database without subscriptions needs it once in a while';
+REVOKE ALL ON FUNCTION outbox.forget_expired() FROM PUBLIC;

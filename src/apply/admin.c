@@ -1,0 +1,604 @@
+/*-------------------------------------------------------------------------
+ *
+ * admin.c
+ *	  replicate(), handle() and what else changes subscriptions.
+ *
+ * Whoever owns the target manages the subscription, and so do members of the
+ * extension's owner.  Changes take a row lock on the subscription and are told
+ * to the worker at commit; a worker that goes on with the old row meanwhile is
+ * fenced by the offsets, see offset.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "apply/apply.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+#include "apply/deliver.h"
+#include "apply/statement.h"
+#include "apply/start.h"
+#include "apply/subscription.h"
+#include "apply/target.h"
+#include "kafka/kafka.h"
+#include "worker/worker.h"
+
+PG_FUNCTION_INFO_V1(outbox_replicate);
+PG_FUNCTION_INFO_V1(outbox_handle);
+PG_FUNCTION_INFO_V1(outbox_unsubscribe);
+PG_FUNCTION_INFO_V1(outbox_seek);
+PG_FUNCTION_INFO_V1(outbox_pause_subscription);
+PG_FUNCTION_INFO_V1(outbox_resume_subscription);
+
+/* A subscription as a call says it shall be; arrays as Datum, 0 for null. */
+typedef struct Wanted
+{
+	char	   *name;
+	Oid			target;
+	char	   *handler;
+	char	   *server;
+	char	   *topic;
+	Datum		key;
+	char	   *version_column;
+	Datum		columns;
+	char	   *start;
+	char	   *on_error;
+	char	   *on_data_loss;
+} Wanted;
+
+/* ---------------- arguments ---------------- */
+
+static char *
+optional_text(FunctionCallInfo fcinfo, int argno)
+{
+	return PG_ARGISNULL(argno) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(argno));
+}
+
+static char *
+required_text(FunctionCallInfo fcinfo, int argno, const char *name)
+{
+	if (PG_ARGISNULL(argno))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	return text_to_cstring(PG_GETARG_TEXT_PP(argno));
+}
+
+static void
+require_one_of(const char *name, const char *value, const char *a, const char *b, const char *c)
+{
+	if (strcmp(value, a) == 0 || strcmp(value, b) == 0 || (c != NULL && strcmp(value, c) == 0))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid value \"%s\" for %s", value, name),
+			 c ? errhint("It is \"%s\", \"%s\" or \"%s\".", a, b, c) :
+			 errhint("It is \"%s\" or \"%s\".", a, b)));
+}
+
+static List *
+array_names(Datum array)
+{
+	Datum	   *elems;
+	bool	   *nulls;
+	int			n;
+	List	   *names = NIL;
+
+	if (array == (Datum) 0)
+		return NIL;
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elems, &nulls, &n);
+	for (int i = 0; i < n; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("names of columns must not be null")));
+		names = lappend(names, TextDatumGetCString(elems[i]));
+	}
+	return names;
+}
+
+/* The server to use, which the caller must have the right to. */
+static char *
+usable_server(const char *name)
+{
+	Oid			serverid;
+	AclResult	result;
+
+	if (name == NULL)
+		name = GetConfigOption("pg_outbox.default_server", true, false);
+	if (name == NULL || name[0] == '\0')
+		name = OUTBOX_DEFAULT_SERVER;
+	serverid = outbox_server_oid(name, false);
+	result = object_aclcheck(ForeignServerRelationId, serverid, GetUserId(), ACL_USAGE);
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_FOREIGN_SERVER, name);
+	return pstrdup(name);
+}
+
+static void
+common_arguments(Wanted *wanted)
+{
+	wanted->start = outbox_start_normalize(wanted->start);
+	require_one_of("on_error", wanted->on_error, "dead_letter", "stop", "skip");
+	require_one_of("on_data_loss", wanted->on_data_loss, "stop", "continue", NULL);
+	wanted->server = usable_server(wanted->server);
+	if (wanted->topic[0] == '\0' || strlen(wanted->topic) > 249 ||
+		strspn(wanted->topic, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != strlen(wanted->topic))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid name of topic \"%s\"", wanted->topic)));
+	if (wanted->name[0] == '\0' || strlen(wanted->name) > 200)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid name of subscription \"%s\"", wanted->name)));
+}
+
+/* ---------------- rights ---------------- */
+
+static bool
+manages_everything(void)
+{
+	return superuser() || has_privs_of_role(GetUserId(), outbox_owner_oid());
+}
+
+static bool
+owns_handler(const char *handler)
+{
+	Oid			funcid = outbox_deliver_handler_oid(handler, true);
+
+	return OidIsValid(funcid) && object_ownercheck(ProcedureRelationId, funcid, GetUserId());
+}
+
+void
+outbox_subscription_require_manager(const char *name)
+{
+	static const char sql[] =
+	"SELECT target::oid::int8, handler FROM outbox._subscription WHERE name = $1";
+	OutboxSqlArg args[] = {sql_text(name)};
+	MemoryContext caller = CurrentMemoryContext;
+	OutboxOwnerScope scope;
+	Oid			target = InvalidOid;
+	char	   *handler = NULL;
+	bool		found;
+
+	outbox_statement_begin(&scope);
+	found = outbox_statement_run(sql, lengthof(args), args) > 0;
+	if (found)
+	{
+		target = (Oid) outbox_statement_get_int8(0, 1, InvalidOid);
+		handler = outbox_statement_get_text(0, 2);
+		if (handler != NULL)
+			handler = MemoryContextStrdup(caller, handler);
+	}
+	outbox_statement_end(&scope);
+
+	if (manages_everything() && found)
+		return;
+	if (!found)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("subscription \"%s\" does not exist", name)));
+	if (handler != NULL ? owns_handler(handler) :
+		(SearchSysCacheExists1(RELOID, ObjectIdGetDatum(target)) &&
+		 object_ownercheck(RelationRelationId, target, GetUserId())))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("must be owner of the target of subscription \"%s\"", name)));
+}
+
+/* ---------------- storing ---------------- */
+
+static OutboxSqlArg
+sql_names(Datum array)
+{
+	return sql_datum(TEXTARRAYOID, array, array == (Datum) 0);
+}
+
+static void
+insert_subscription(const Wanted *wanted)
+{
+	static const char sql[] =
+	"INSERT INTO outbox._subscription (name, target, handler, server, topic, key_columns,"
+	" version_column, columns, start, on_error, on_data_loss)"
+	" VALUES ($1, $2::regclass, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+	OutboxSqlArg args[] = {
+		sql_text(wanted->name), sql_oid(wanted->target), sql_text(wanted->handler),
+		sql_text(wanted->server), sql_text(wanted->topic), sql_names(wanted->key),
+		sql_text(wanted->version_column), sql_names(wanted->columns), sql_text(wanted->start),
+		sql_text(wanted->on_error), sql_text(wanted->on_data_loss)
+	};
+
+	(void) outbox_statement_run(sql, lengthof(args), args);
+}
+
+/*
+ * What of the stored row differs from what is wanted, as a list of names, or
+ * NULL; also tells whether it reads another topic now.
+ */
+static char *
+differences(const Wanted *wanted, bool *elsewhere)
+{
+	static const char sql[] =
+	"SELECT server IS DISTINCT FROM $2, topic IS DISTINCT FROM $3,"
+	" key_columns IS DISTINCT FROM $4, version_column IS DISTINCT FROM $5,"
+	" columns IS DISTINCT FROM $6, start IS DISTINCT FROM $7, on_error IS DISTINCT FROM $8,"
+	" on_data_loss IS DISTINCT FROM $9, state <> 'running'"
+	" FROM outbox._subscription WHERE name = $1";
+	static const char *const names[] = {
+		"server", "topic", "key", "version_column", "columns", "start", "on_error",
+		"on_data_loss", "state"
+	};
+	OutboxSqlArg args[] = {
+		sql_text(wanted->name), sql_text(wanted->server), sql_text(wanted->topic),
+		sql_names(wanted->key), sql_text(wanted->version_column), sql_names(wanted->columns),
+		sql_text(wanted->start), sql_text(wanted->on_error), sql_text(wanted->on_data_loss)
+	};
+	StringInfoData buf;
+
+	(void) outbox_statement_run(sql, lengthof(args), args);
+	initStringInfo(&buf);
+	for (int i = 0; i < lengthof(names); i++)
+		if (outbox_statement_get_bool(0, i + 1))
+			appendStringInfo(&buf, "%s%s", buf.len > 0 ? ", " : "", names[i]);
+	*elsewhere = outbox_statement_get_bool(0, 1) || outbox_statement_get_bool(0, 2);
+	return buf.len > 0 ? buf.data : NULL;
+}
+
+static void
+update_subscription(const Wanted *wanted, bool elsewhere)
+{
+	static const char sql[] =
+	"UPDATE outbox._subscription SET server = $2, topic = $3, key_columns = $4,"
+	" version_column = $5, columns = $6, start = $7, on_error = $8, on_data_loss = $9,"
+	" state = 'running', stopped_sqlstate = NULL, stopped_reason = NULL, stopped_at = NULL,"
+	" generation = generation + 1, starts = 0, suspect_count = 0 WHERE name = $1";
+	static const char forget[] = "DELETE FROM outbox._offset WHERE subscription = $1";
+	OutboxSqlArg args[] = {
+		sql_text(wanted->name), sql_text(wanted->server), sql_text(wanted->topic),
+		sql_names(wanted->key), sql_text(wanted->version_column), sql_names(wanted->columns),
+		sql_text(wanted->start), sql_text(wanted->on_error), sql_text(wanted->on_data_loss)
+	};
+
+	(void) outbox_statement_run(sql, lengthof(args), args);
+	if (elsewhere)
+		(void) outbox_statement_run(forget, 1, args);
+}
+
+/*
+ * Does the name belong to another target?  False if it is free.  Locks the
+ * row, or the table against the same name from elsewhere.
+ */
+static bool
+name_is_taken(const Wanted *wanted)
+{
+	static const char sql[] =
+	"SELECT target IS NOT DISTINCT FROM $2::regclass AND handler IS NOT DISTINCT FROM $3"
+	" FROM outbox._subscription WHERE name = $1 FOR UPDATE";
+	OutboxSqlArg args[] = {sql_text(wanted->name), sql_oid(wanted->target),
+	sql_text(wanted->handler)};
+
+	if (outbox_statement_run(sql, lengthof(args), args) == 0)
+		return false;
+	if (!outbox_statement_get_bool(0, 1))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("subscription \"%s\" exists for another target", wanted->name),
+				 errhint("Choose another name with name => '...'.")));
+	return true;
+}
+
+/*
+ * Several subscriptions may feed one replica, if they see it alike.
+ */
+static void
+check_siblings(const Wanted *wanted)
+{
+	static const char sql[] =
+	"SELECT name FROM outbox._subscription WHERE target = $2::regclass AND name <> $1"
+	" AND (key_columns IS DISTINCT FROM $3 OR version_column IS DISTINCT FROM $4"
+	" OR columns IS DISTINCT FROM $5) LIMIT 1";
+	OutboxSqlArg args[] = {sql_text(wanted->name), sql_oid(wanted->target),
+		sql_names(wanted->key), sql_text(wanted->version_column), sql_names(wanted->columns)
+	};
+
+	if (OidIsValid(wanted->target) && outbox_statement_run(sql, lengthof(args), args) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" feeds the same table with another key, version column or list of columns",
+						outbox_statement_get_text(0, 1))));
+}
+
+static void
+announce_change(Oid target)
+{
+	if (OidIsValid(target))
+		CacheInvalidateRelcacheByRelid(target);
+	outbox_worker_poke_at_commit();
+}
+
+/*
+ * Make the subscription what is wanted.
+ */
+static void
+store_subscription(const Wanted *wanted)
+{
+	OutboxOwnerScope scope;
+	char	   *changed = NULL;
+	bool		elsewhere = false;
+
+	outbox_statement_begin(&scope);
+	check_siblings(wanted);
+	if (!name_is_taken(wanted))
+		insert_subscription(wanted);
+	else if ((changed = differences(wanted, &elsewhere)) != NULL)
+		update_subscription(wanted, elsewhere);
+	if (changed != NULL)
+		ereport(NOTICE,
+				(errmsg("subscription \"%s\" changed: %s", wanted->name, changed),
+				 elsewhere ? errdetail("It begins anew: offsets of another topic mean nothing.") : 0,
+				 !elsewhere && strstr(changed, "start") != NULL ?
+				 errhint("What is read already stays read; outbox.seek() moves it.") : 0));
+	outbox_statement_end(&scope);
+	announce_change(wanted->target);
+	if (!outbox_worker_available())
+		ereport(NOTICE,
+				(errmsg("nothing is consumed yet"),
+				 errdetail("The library is not preloaded, so there are no workers."),
+				 errhint("Add \"pg_outbox\" to shared_preload_libraries and restart the server.")));
+}
+
+/* ---------------- replicate, handle ---------------- */
+
+static void
+check_target_owner(Oid target)
+{
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(target)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", target)));
+	if (!object_ownercheck(RelationRelationId, target, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(target));
+	if (get_rel_persistence(target) == RELPERSISTENCE_UNLOGGED)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be a replica", get_rel_name(target)),
+				 errdetail("It is unlogged: a crash would empty it, but not what is remembered of it.")));
+}
+
+/*
+ * replicate(target, topic, name, key, version_column, start, columns, on_error,
+ * on_data_loss, server)
+ */
+Datum
+outbox_replicate(PG_FUNCTION_ARGS)
+{
+	Wanted		wanted;
+	OutboxTargetOptions options;
+
+	memset(&wanted, 0, sizeof(wanted));
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("target must not be null")));
+	wanted.target = PG_GETARG_OID(0);
+	wanted.topic = required_text(fcinfo, 1, "topic");
+	check_target_owner(wanted.target);
+	wanted.name = PG_ARGISNULL(2) ? get_rel_name(wanted.target) : optional_text(fcinfo, 2);
+	wanted.key = PG_ARGISNULL(3) ? (Datum) 0 : PG_GETARG_DATUM(3);
+	wanted.version_column = optional_text(fcinfo, 4);
+	wanted.start = required_text(fcinfo, 5, "start");
+	wanted.columns = PG_ARGISNULL(6) ? (Datum) 0 : PG_GETARG_DATUM(6);
+	wanted.on_error = required_text(fcinfo, 7, "on_error");
+	wanted.on_data_loss = required_text(fcinfo, 8, "on_data_loss");
+	wanted.server = optional_text(fcinfo, 9);
+	common_arguments(&wanted);
+
+	options.keys = array_names(wanted.key);
+	options.version_column = wanted.version_column;
+	options.columns = array_names(wanted.columns);
+	outbox_target_check(wanted.target, &options);
+	store_subscription(&wanted);
+	PG_RETURN_TEXT_P(cstring_to_text(wanted.name));
+}
+
+static Oid
+event_type(void)
+{
+	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
+						   ObjectIdGetDatum(outbox_schema_oid()));
+}
+
+/* Schema-qualified name of a handler, once it is known to be one. */
+static char *
+handler_name(Oid funcid)
+{
+	HeapTuple	tup = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
+	Form_pg_proc form;
+	char	   *name;
+
+	if (!HeapTupleIsValid(tup))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function with OID %u does not exist", funcid)));
+	form = (Form_pg_proc) GETSTRUCT(tup);
+	if (!object_ownercheck(ProcedureRelationId, funcid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FUNCTION, NameStr(form->proname));
+	if (form->prokind != PROKIND_FUNCTION || form->proretset || form->pronargs != 1 ||
+		form->proargtypes.values[0] != event_type())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s cannot be a handler", format_procedure(funcid)),
+				 errdetail("A handler is a function with one argument of type outbox.event."),
+				 errhint("Define it as %s(event outbox.event) RETURNS void.", NameStr(form->proname))));
+	name = quote_qualified_identifier(get_namespace_name(form->pronamespace), NameStr(form->proname));
+	ReleaseSysCache(tup);
+	return name;
+}
+
+/*
+ * handle(handler, topic, name, start, on_error, on_data_loss, server)
+ */
+Datum
+outbox_handle(PG_FUNCTION_ARGS)
+{
+	Wanted		wanted;
+	Oid			funcid;
+
+	memset(&wanted, 0, sizeof(wanted));
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("handler must not be null")));
+	funcid = PG_GETARG_OID(0);
+	wanted.topic = required_text(fcinfo, 1, "topic");
+	wanted.handler = handler_name(funcid);
+	wanted.name = PG_ARGISNULL(2) ? get_func_name(funcid) : optional_text(fcinfo, 2);
+	wanted.start = required_text(fcinfo, 3, "start");
+	wanted.on_error = required_text(fcinfo, 4, "on_error");
+	wanted.on_data_loss = required_text(fcinfo, 5, "on_data_loss");
+	wanted.server = optional_text(fcinfo, 6);
+	common_arguments(&wanted);
+	store_subscription(&wanted);
+	PG_RETURN_TEXT_P(cstring_to_text(wanted.name));
+}
+
+/* ---------------- changes ---------------- */
+
+/* The subscription's name, once the caller may change it. */
+static char *
+managed_name(FunctionCallInfo fcinfo)
+{
+	char	   *name = required_text(fcinfo, 0, "name");
+
+	outbox_subscription_require_manager(name);
+	return name;
+}
+
+/* Run a statement on one subscription, $1 its name, and tell the worker. */
+static void
+change_subscription(const char *sql, const char *name)
+{
+	OutboxSqlArg args[] = {sql_text(name)};
+	OutboxOwnerScope scope;
+
+	outbox_statement_begin(&scope);
+	(void) outbox_statement_run(sql, lengthof(args), args);
+	outbox_statement_end(&scope);
+	outbox_worker_poke_at_commit();
+}
+
+/*
+ * unsubscribe(name)
+ */
+Datum
+outbox_unsubscribe(PG_FUNCTION_ARGS)
+{
+	static const char sql[] =
+	"DELETE FROM outbox._subscription WHERE name = $1 RETURNING target::oid::int8";
+	char	   *name = managed_name(fcinfo);
+	OutboxSqlArg args[] = {sql_text(name)};
+	OutboxOwnerScope scope;
+	Oid			target = InvalidOid;
+
+	outbox_statement_begin(&scope);
+	if (outbox_statement_run(sql, lengthof(args), args) > 0)
+		target = (Oid) outbox_statement_get_int8(0, 1, InvalidOid);
+	outbox_statement_end(&scope);
+	if (OidIsValid(target) && !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(target)))
+		target = InvalidOid;
+	announce_change(target);
+	PG_RETURN_VOID();
+}
+
+Datum
+outbox_pause_subscription(PG_FUNCTION_ARGS)
+{
+	change_subscription("UPDATE outbox._subscription SET state = 'paused',"
+						" generation = generation + 1 WHERE name = $1 AND state <> 'paused'",
+						managed_name(fcinfo));
+	PG_RETURN_VOID();
+}
+
+#define RUN_AGAIN \
+	"state = 'running', stopped_sqlstate = NULL, stopped_reason = NULL, stopped_at = NULL," \
+	" generation = generation + 1, starts = 0, suspect_count = 0"
+
+Datum
+outbox_resume_subscription(PG_FUNCTION_ARGS)
+{
+	change_subscription("UPDATE outbox._subscription SET " RUN_AGAIN
+						" WHERE name = $1 AND state <> 'running'",
+						managed_name(fcinfo));
+	PG_RETURN_VOID();
+}
+
+/*
+ * Where one partition shall go on, or where all begin anew.
+ */
+static void
+move_offsets(const char *name, const char *start, bool one, int32 partition)
+{
+	static const char all[] = "DELETE FROM outbox._offset WHERE subscription = $1";
+	static const char single[] =
+	"INSERT INTO outbox._offset (subscription, partition, next_offset) VALUES ($1, $2, $3)"
+	" ON CONFLICT (subscription, partition) DO UPDATE SET next_offset = excluded.next_offset,"
+	" last_offset = NULL, last_time_ms = NULL, last_id = NULL";
+	static const char begin_at[] =
+	"UPDATE outbox._subscription SET start = $2 WHERE name = $1";
+	int64		offset;
+	OutboxSqlArg args[3] = {sql_text(name)};
+
+	if (!one)
+	{
+		(void) outbox_statement_run(all, 1, args);
+		args[1] = sql_text(outbox_start_normalize(start));
+		(void) outbox_statement_run(begin_at, 2, args);
+		return;
+	}
+	if (!outbox_parse_version(start, strlen(start), &offset) || offset < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid offset \"%s\"", start),
+				 errdetail("With a partition, start is the decimal number of an offset.")));
+	args[1] = sql_int4(partition);
+	args[2] = sql_int8(offset);
+	(void) outbox_statement_run(single, 3, args);
+}
+
+/*
+ * seek(name, start, partition)
+ */
+Datum
+outbox_seek(PG_FUNCTION_ARGS)
+{
+	static const char sql[] =
+	"UPDATE outbox._subscription SET " RUN_AGAIN " WHERE name = $1";
+	char	   *name = managed_name(fcinfo);
+	char	   *start = required_text(fcinfo, 1, "start");
+	OutboxOwnerScope scope;
+
+	outbox_statement_begin(&scope);
+	move_offsets(name, start, !PG_ARGISNULL(2), PG_ARGISNULL(2) ? 0 : PG_GETARG_INT32(2));
+	outbox_statement_end(&scope);
+	change_subscription(sql, name);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,259 @@
+/*-------------------------------------------------------------------------
+ *
+ * applier.c
+ *	  The applier: one worker for all subscriptions of a database.
+ *
+ * Goes round the subscriptions and gives each a step, so that one that cannot
+ * go on holds up none of the others; sleeps when none has anything to do.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "apply/apply.h"
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "apply/feed.h"
+#include "apply/retention.h"
+#include "apply/settings.h"
+#include "apply/transaction.h"
+#include "worker/worker.h"
+
+#define LONGEST_WAIT_MS 10000
+#define RETENTION_INTERVAL_MS (10 * 60 * 1000)
+
+static List *feeds = NIL;		/* OutboxFeed, in TopMemoryContext */
+static MemoryContext loop_context;
+static TimestampTz next_retention = 0;
+
+/* ---------------- which feeds there are ---------------- */
+
+static OutboxSubscription *
+find_subscription(List *subs, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, subs)
+	{
+		OutboxSubscription *sub = lfirst(lc);
+
+		if (strcmp(sub->name, name) == 0)
+			return sub;
+	}
+	return NULL;
+}
+
+static bool
+has_feed(const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, feeds)
+		if (strcmp(((OutboxFeed *) lfirst(lc))->sub->name, name) == 0)
+		return true;
+	return false;
+}
+
+/*
+ * Is the feed still what the catalogs say?  A server that cannot be looked at
+ * is the feed's own trouble when it connects.
+ */
+static bool
+is_current(OutboxFeed *feed, List *subs)
+{
+	OutboxSubscription *sub = find_subscription(subs, feed->sub->name);
+	Oid			serverid;
+
+	if (feed->gone || sub == NULL || sub->generation != feed->sub->generation)
+		return false;
+	if (feed->cons == NULL)
+		return true;
+	serverid = outbox_server_oid(feed->sub->server, true);
+	return OidIsValid(serverid) && outbox_server_fingerprint(serverid) == feed->fingerprint;
+}
+
+static void
+add_feed(const OutboxSubscription *sub)
+{
+	OutboxFeed *feed = outbox_feed_create(sub);
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	feeds = lappend(feeds, feed);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+drop_feed(OutboxFeed *feed)
+{
+	feeds = list_delete_ptr(feeds, feed);
+	outbox_feed_destroy(feed);
+}
+
+static void
+sync_feeds(void)
+{
+	MemoryContext context = outbox_transaction_begin();
+	List	   *subs;
+	List	   *stale = NIL;
+	ListCell   *lc;
+
+	MemoryContextSwitchTo(context);
+	subs = outbox_subscription_load();
+	foreach(lc, feeds)
+		if (!is_current(lfirst(lc), subs))
+		stale = lappend(stale, lfirst(lc));
+	outbox_transaction_commit(context);
+
+	foreach(lc, stale)
+		drop_feed(lfirst(lc));
+	foreach(lc, subs)
+	{
+		OutboxSubscription *sub = lfirst(lc);
+
+		if (!has_feed(sub->name))
+			add_feed(sub);
+	}
+	foreach(lc, feeds)
+	{
+		/* letters may have been redriven */
+		((OutboxFeed *) lfirst(lc))->letters_open = true;
+		((OutboxFeed *) lfirst(lc))->next_letters = 0;
+	}
+}
+
+/* ---------------- the loop ---------------- */
+
+static void
+report_failure(OutboxFeed *feed, ErrorData *edata)
+{
+	outbox_worker_report_error(edata->message);
+	ereport(WARNING,
+			(errcode(edata->sqlerrcode),
+			 errmsg("subscription \"%s\" failed and tries again later", feed->sub->name),
+			 errdetail_internal("%s", edata->message ? edata->message : ""),
+			 edata->hint ? errhint("%s", edata->hint) : 0));
+}
+
+/* A step of one feed; its errors are its own. */
+static bool
+step(OutboxFeed *feed)
+{
+	volatile bool busy = false;
+
+	PG_TRY();
+	{
+		busy = outbox_feed_step(feed);
+	}
+	PG_CATCH();
+	{
+		report_failure(feed, outbox_transaction_failed(loop_context));
+		outbox_feed_failed(feed);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(loop_context);
+	return busy;
+}
+
+static bool
+step_all(void)
+{
+	bool		busy = false;
+	List	   *round = list_copy(feeds);
+	ListCell   *lc;
+
+	foreach(lc, round)
+	{
+		OutboxFeed *feed = lfirst(lc);
+
+		if (outbox_worker_stopping())
+			break;
+		busy |= step(feed);
+		if (feed->gone)
+			drop_feed(feed);
+	}
+	return busy;
+}
+
+static long
+time_to_wait(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		wait = LONGEST_WAIT_MS;
+	ListCell   *lc;
+
+	foreach(lc, feeds)
+	{
+		TimestampTz deadline = outbox_feed_deadline(lfirst(lc));
+
+		wait = Min(wait, deadline <= now ? 1 : TimestampDifferenceMilliseconds(now, deadline) + 1);
+	}
+	return wait;
+}
+
+static bool
+any_waiting(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, feeds)
+		if (((OutboxFeed *) lfirst(lc))->retry_at != 0)
+		return true;
+	return false;
+}
+
+static void
+retain(void)
+{
+	MemoryContext context;
+
+	if (GetCurrentTimestamp() < next_retention)
+		return;
+	context = outbox_transaction_begin();
+	if (outbox_retention_run() < 1000)
+		next_retention = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETENTION_INTERVAL_MS);
+	outbox_transaction_commit(context);
+}
+
+static void
+applier_main(void)
+{
+	loop_context = AllocSetContextCreate(TopMemoryContext, "pg_outbox applier",
+										 ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(loop_context);
+	(void) outbox_worker_catalog_changed();
+	sync_feeds();
+	while (!outbox_worker_stopping())
+	{
+		bool		busy;
+
+		CHECK_FOR_INTERRUPTS();
+		if (outbox_worker_catalog_changed())
+			sync_feeds();
+		if (feeds == NIL)
+			return;
+		busy = step_all();
+		if (!busy)
+			retain();
+		if (!any_waiting())
+			outbox_worker_report("running", NULL);
+		(void) outbox_worker_wait(busy ? 0 : time_to_wait());
+		MemoryContextReset(loop_context);
+	}
+}
+
+static bool
+applier_has_work(void)
+{
+	return outbox_subscription_exists();
+}
+
+void
+outbox_apply_init(void)
+{
+	static const OutboxWorkerClass applier = {"applier", applier_has_work, applier_main};
+
+	outbox_settings_init();
+	outbox_worker_register(OUTBOX_WORKER_APPLIER, &applier);
+}

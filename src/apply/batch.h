@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.h
+ *	  Applying the records that a feed has gathered.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_BATCH_H
+#define OUTBOX_BATCH_H
+
+#include "postgres.h"
+
+#include "apply/feed.h"
+
+/*
+ * Deal with all records of the feed, together with their offsets, in one
+ * transaction if all goes well.  True if they are dealt with, or if the feed
+ * has stopped; false if it should be tried again later.  Runs outside of a
+ * transaction and does not raise for what targets do.
+ */
+extern bool outbox_batch_apply(OutboxFeed *feed);
+
+#endif							/* OUTBOX_BATCH_H */

@@ -1,0 +1,408 @@
+/*-------------------------------------------------------------------------
+ *
+ * deliver.c
+ *	  Records to their target: a replica or a handler.
+ *
+ * Both run with the rights of the target's owner, in a security-restricted
+ * operation, as maintenance of a table does: triggers and handlers are other
+ * people's code and must not get at the worker's rights.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "apply/deliver.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "parser/parse_func.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+#include "utils/timeout.h"
+
+#include "apply/apply.h"
+#include "apply/inbox.h"
+#include "apply/letters.h"
+#include "apply/replica.h"
+#include "apply/settings.h"
+#include "apply/statement.h"
+#include "apply/target.h"
+
+static TimestampTz delivery_began = 0;
+
+/* ---------------- rights and time ---------------- */
+
+static Oid
+relation_owner(const OutboxFeed *feed)
+{
+	HeapTuple	tup = SearchSysCache1(RELOID, ObjectIdGetDatum(feed->sub->target));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tup))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the replica of subscription \"%s\" does not exist any more",
+						feed->sub->name)));
+	owner = ((Form_pg_class) GETSTRUCT(tup))->relowner;
+	ReleaseSysCache(tup);
+	return owner;
+}
+
+static Oid
+function_owner(Oid funcid)
+{
+	HeapTuple	tup = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tup))
+		elog(ERROR, "cache lookup failed for function %u", funcid);
+	owner = ((Form_pg_proc) GETSTRUCT(tup))->proowner;
+	ReleaseSysCache(tup);
+	return owner;
+}
+
+/* An error takes the rights back together with the (sub)transaction. */
+static void
+become(Oid owner, Oid *saved_userid, int *saved_context)
+{
+	GetUserIdAndSecContext(saved_userid, saved_context);
+	SetUserIdAndSecContext(owner, *saved_context |
+						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+}
+
+static void
+start_clock(void)
+{
+	delivery_began = GetCurrentTimestamp();
+	if (outbox_handler_timeout > 0)
+		enable_timeout_after(STATEMENT_TIMEOUT, outbox_handler_timeout);
+}
+
+static void
+stop_clock(void)
+{
+	if (get_timeout_active(STATEMENT_TIMEOUT))
+		disable_timeout(STATEMENT_TIMEOUT, false);
+}
+
+bool
+outbox_deliver_timed_out(const OutboxFeed *feed, const ErrorData *edata)
+{
+	stop_clock();
+	return feed->sub->handler != NULL && outbox_handler_timeout > 0 &&
+		edata->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+		TimestampDifferenceExceeds(delivery_began, GetCurrentTimestamp(), outbox_handler_timeout);
+}
+
+/* ---------------- records as text ---------------- */
+
+/*
+ * Bytes of a record in the server's encoding; raises if they are no UTF-8.
+ * Not NUL-terminated unless it was converted.
+ */
+static const char *
+to_server(const char *bytes, int len, int *server_len)
+{
+	char	   *converted;
+
+	if (bytes == NULL)
+	{
+		*server_len = 0;
+		return NULL;
+	}
+	converted = pg_any_to_server(bytes, len, PG_UTF8);
+	*server_len = converted == bytes ? len : strlen(converted);
+	return converted;
+}
+
+static char *
+to_server_cstring(const char *bytes, int len)
+{
+	int			server_len;
+	const char *converted = to_server(bytes, len, &server_len);
+
+	return converted ? pnstrdup(converted, server_len) : NULL;
+}
+
+/* ---------------- replicas ---------------- */
+
+static void
+event_from_record(OutboxApplyEvent *ev, const OutboxRecord *rec)
+{
+	memset(ev, 0, sizeof(*ev));
+	ev->key = to_server(rec->key, rec->key_len, &ev->key_len);
+	ev->value = to_server(rec->value, rec->value_len, &ev->value_len);
+	for (int i = 0; i < rec->nheaders; i++)
+		outbox_event_header(ev, rec->headers[i].name, strlen(rec->headers[i].name),
+							rec->headers[i].value, rec->headers[i].value_len);
+}
+
+static void
+deliver_to_replica(OutboxFeed *feed, const OutboxRecord *records, char *fates, int n)
+{
+	OutboxApplyEvent *events = palloc(sizeof(OutboxApplyEvent) * n);
+	OutboxApplyResult *results = palloc(sizeof(OutboxApplyResult) * n);
+	Oid			saved_userid;
+	int			saved_context;
+
+	for (int i = 0; i < n; i++)
+		event_from_record(&events[i], &records[i]);
+	become(relation_owner(feed), &saved_userid, &saved_context);
+	outbox_replica_apply(feed->sub->target, events, n, results);
+	SetUserIdAndSecContext(saved_userid, saved_context);
+	for (int i = 0; i < n; i++)
+		fates[i] = (char) results[i];
+}
+
+/* ---------------- handlers ---------------- */
+
+Oid
+outbox_deliver_handler_oid(const char *handler, bool missing_ok)
+{
+	Oid			argtype = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+										  CStringGetDatum("event"),
+										  ObjectIdGetDatum(outbox_schema_oid()));
+
+	return LookupFuncName(stringToQualifiedNameList(handler), 1, &argtype, missing_ok);
+}
+
+/* The last header of that name, in the server's encoding, or NULL. */
+static char *
+header_text(const OutboxRecord *rec, const char *name)
+{
+	for (int i = rec->nheaders - 1; i >= 0; i--)
+		if (strcmp(rec->headers[i].name, name) == 0)
+			return to_server_cstring(rec->headers[i].value, rec->headers[i].value_len);
+	return NULL;
+}
+
+/*
+ * All headers as one object.  One whose bytes are no text is null; of several
+ * of a name the last counts, as jsonb has it.
+ */
+static Datum
+headers_jsonb(const OutboxRecord *rec)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfoChar(&buf, '{');
+	for (int i = 0; i < rec->nheaders; i++)
+	{
+		const OutboxHeader *header = &rec->headers[i];
+
+		if (i > 0)
+			appendStringInfoChar(&buf, ',');
+		escape_json(&buf, to_server_cstring(header->name, strlen(header->name)));
+		appendStringInfoChar(&buf, ':');
+		if (header->value == NULL ||
+			!pg_verify_mbstr(PG_UTF8, header->value, header->value_len, true))
+			appendStringInfoString(&buf, "null");
+		else
+			escape_json(&buf, to_server_cstring(header->value, header->value_len));
+	}
+	appendStringInfoChar(&buf, '}');
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data));
+}
+
+#define HANDLER_ARGS 12
+
+static void
+call_handler(OutboxFeed *feed, const OutboxRecord *rec)
+{
+	TimestampTz time = rec->timestamp_ms < 0 ? 0 :
+	rec->timestamp_ms * 1000 - (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+	OutboxSqlArg args[HANDLER_ARGS] = {
+		sql_text(feed->sub->name), sql_text(rec->topic), sql_int4(rec->partition),
+		sql_int8(rec->offset), sql_time(time), sql_text(header_text(rec, "id")),
+		sql_text(header_text(rec, "source")), sql_text(header_text(rec, "op")),
+		sql_text(header_text(rec, "type")),
+		sql_text(to_server_cstring(rec->key, rec->key_len)),
+		sql_text(to_server_cstring(rec->value, rec->value_len)),
+		sql_datum(JSONBOID, headers_jsonb(rec), false)
+	};
+	Oid			types[HANDLER_ARGS];
+	Datum		values[HANDLER_ARGS];
+	char		nulls[HANDLER_ARGS];
+	char	   *sql = psprintf("SELECT %s(ROW($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)::outbox.event)",
+							   feed->sub->handler);
+
+	for (int i = 0; i < HANDLER_ARGS; i++)
+	{
+		types[i] = args[i].type;
+		values[i] = args[i].value;
+		nulls[i] = args[i].isnull ? 'n' : ' ';
+	}
+	if (SPI_execute_with_args(sql, HANDLER_ARGS, types, values, nulls, false, 0) < 0)
+		elog(ERROR, "could not call handler %s", feed->sub->handler);
+}
+
+/*
+ * The inbox knows events by their id; one without is known by its offset, and
+ * that moves in this transaction.
+ */
+static bool
+is_first_time(OutboxFeed *feed, const OutboxRecord *rec)
+{
+	char	   *id = header_text(rec, "id");
+	char	   *source = header_text(rec, "source");
+
+	return id == NULL || outbox_inbox_first_time(feed->sub->name, source ? source : rec->topic, id);
+}
+
+static void
+deliver_to_handler(OutboxFeed *feed, const OutboxRecord *rec, char *fate)
+{
+	Oid			saved_userid;
+	int			saved_context;
+
+	if (!is_first_time(feed, rec))
+	{
+		*fate = OUTBOX_APPLY_DUPLICATE;
+		return;
+	}
+	become(function_owner(outbox_deliver_handler_oid(feed->sub->handler, false)),
+		   &saved_userid, &saved_context);
+	SPI_connect();
+	start_clock();
+	call_handler(feed, rec);
+	stop_clock();
+	SPI_finish();
+	SetUserIdAndSecContext(saved_userid, saved_context);
+	*fate = OUTBOX_APPLY_APPLIED;
+}
+
+/* ---------------- either ---------------- */
+
+void
+outbox_deliver(OutboxFeed *feed, const OutboxRecord *records, char *fates, int n,
+			   bool in_order)
+{
+	if (feed->sub->handler == NULL)
+	{
+		start_clock();
+		deliver_to_replica(feed, records, fates, n);
+		stop_clock();
+		return;
+	}
+	for (int i = 0; i < n; i++)
+	{
+		if (in_order && outbox_letters_blocked(feed, &records[i]))
+		{
+			outbox_letters_park_behind(feed, &records[i]);
+			fates[i] = OUTBOX_FATE_PARKED;
+		}
+		else
+			deliver_to_handler(feed, &records[i], &fates[i]);
+	}
+}
+
+void
+outbox_deliver_check(const OutboxFeed *feed)
+{
+	Oid			saved_userid;
+	int			saved_context;
+
+	if (feed->sub->handler != NULL)
+	{
+		(void) outbox_deliver_handler_oid(feed->sub->handler, false);
+		return;
+	}
+	become(relation_owner(feed), &saved_userid, &saved_context);
+	outbox_target_release(outbox_target_acquire(feed->sub->target));
+	SetUserIdAndSecContext(saved_userid, saved_context);
+}
+
+/* ---------------- identity ---------------- */
+
+/*
+ * Ask the replica; a record that cannot be converted may still say whom it is
+ * about in its key.  Each attempt in a subtransaction, since it may raise.
+ */
+static char *
+replica_identity(OutboxFeed *feed, const OutboxRecord *rec, bool key_only, int64 *version)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *volatile identity = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		OutboxApplyEvent ev;
+		OutboxRecord copy = *rec;
+
+		if (key_only)
+		{
+			copy.value = NULL;
+			copy.nheaders = 0;
+		}
+		event_from_record(&ev, &copy);
+		if (key_only)
+		{
+			ev.op = 'd';
+			ev.has_version = true;
+		}
+		identity = outbox_replica_identify(feed->sub->target, &ev, version);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return identity;
+}
+
+static char *
+key_identity(const OutboxRecord *rec)
+{
+	char	   *hex;
+
+	if (rec->key == NULL)
+		return NULL;
+	if (pg_verify_mbstr(PG_UTF8, rec->key, rec->key_len, true) && rec->key_len <= 512 &&
+		GetDatabaseEncoding() == PG_UTF8)
+		return pnstrdup(rec->key, rec->key_len);
+	if (rec->key_len > 250)
+		return psprintf("hash:" UINT64_FORMAT, outbox_letters_hash(rec));
+	hex = palloc(rec->key_len * 2 + 3);
+	strcpy(hex, "\\x");
+	hex[2 + hex_encode(rec->key, rec->key_len, hex + 2)] = '\0';
+	return hex;
+}
+
+char *
+outbox_deliver_identity(OutboxFeed *feed, const OutboxRecord *rec, int64 *version)
+{
+	char	   *identity;
+	char	   *id;
+
+	*version = 0;
+	if (feed->sub->handler == NULL)
+	{
+		identity = replica_identity(feed, rec, false, version);
+		return identity ? identity : replica_identity(feed, rec, true, version);
+	}
+	for (int i = 0; i < rec->nheaders; i++)
+	{
+		id = unconstify(char *, rec->headers[i].value);
+		if (strcmp(rec->headers[i].name, "id") == 0 && id != NULL)
+			(void) outbox_parse_version(id, rec->headers[i].value_len, version);
+	}
+	return key_identity(rec);
+}

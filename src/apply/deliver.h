@@ -1,0 +1,40 @@
+/*-------------------------------------------------------------------------
+ *
+ * deliver.h
+ *	  Records to their target: a replica or a handler.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_DELIVER_H
+#define OUTBOX_DELIVER_H
+
+#include "postgres.h"
+
+#include "apply/feed.h"
+
+/*
+ * Deliver the records in the current transaction, with the rights of the
+ * target's owner, and say what became of each.  Raises whatever the target
+ * raises; nothing is half done after the caller's (sub)transaction rolled
+ * back.  With "in_order" records whose key waits for a letter are parked
+ * behind it instead.
+ */
+extern void outbox_deliver(OutboxFeed *feed, const OutboxRecord *records, char *fates,
+						   int n, bool in_order);
+
+/* Raise if the target is unusable for any event. */
+extern void outbox_deliver_check(const OutboxFeed *feed);
+
+/*
+ * Identity that orders the record among others, and its version or id; both
+ * as far as can be told.  May be called where delivering it has failed.
+ */
+extern char *outbox_deliver_identity(OutboxFeed *feed, const OutboxRecord *rec, int64 *version);
+
+/* Resolve "schema.function(outbox.event)"; raises undefined_function. */
+extern Oid	outbox_deliver_handler_oid(const char *handler, bool missing_ok);
+
+/* End of a delivery that raised: was it cancelled for taking too long? */
+extern bool outbox_deliver_timed_out(const OutboxFeed *feed, const ErrorData *edata);
+
+#endif							/* OUTBOX_DELIVER_H */

@@ -1,0 +1,564 @@
+/*-------------------------------------------------------------------------
+ *
+ * feed.c
+ *	  A subscription at work: its consumer, partitions and pending records.
+ *
+ * Nothing here waits inside a transaction.  Asking the broker for the list of
+ * partitions does wait, for METADATA_TIMEOUT_MS at most, outside of one.
+ *
+ * After every connect fetching begins at the last record that was applied, not
+ * behind it: if it is another record now, the topic was deleted and created
+ * again, and offsets that mean something else must not be passed over.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "apply/feed.h"
+
+#include "access/xact.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "apply/batch.h"
+#include "apply/letters.h"
+#include "apply/offset.h"
+#include "apply/settings.h"
+#include "apply/start.h"
+#include "apply/transaction.h"
+#include "worker/worker.h"
+
+#define METADATA_TIMEOUT_MS 2000
+#define FIRST_BACKOFF_MS 200
+#define LAST_BACKOFF_MS 30000
+#define HIGH_INTERVAL_MS 5000
+#define LETTERS_INTERVAL_MS 500
+
+/* Workers that died without applying anything, before we get suspicious. */
+#define SUSPICIOUS_STARTS 3
+
+/* ---------------- life ---------------- */
+
+static OutboxSubscription *
+copy_subscription(const OutboxSubscription *sub)
+{
+	OutboxSubscription *copy = palloc(sizeof(OutboxSubscription));
+
+	*copy = *sub;
+	copy->name = pstrdup(sub->name);
+	copy->handler = sub->handler ? pstrdup(sub->handler) : NULL;
+	copy->server = pstrdup(sub->server);
+	copy->topic = pstrdup(sub->topic);
+	copy->start = pstrdup(sub->start);
+	return copy;
+}
+
+OutboxFeed *
+outbox_feed_create(const OutboxSubscription *sub)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_outbox feed",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	OutboxFeed *feed = palloc0(sizeof(OutboxFeed));
+
+	feed->context = context;
+	feed->sub = copy_subscription(sub);
+	feed->max_records = outbox_apply_batch_size;
+	feed->records = palloc0(sizeof(OutboxRecord) * feed->max_records);
+	feed->fates = palloc0(feed->max_records);
+	feed->letters_open = true;
+	MemoryContextSwitchTo(old);
+	return feed;
+}
+
+static void
+release_records(OutboxFeed *feed)
+{
+	for (int i = 0; i < feed->nrecords; i++)
+		outbox_record_release(&feed->records[i]);
+	feed->nrecords = 0;
+	feed->bytes = 0;
+}
+
+void
+outbox_feed_disconnect(OutboxFeed *feed)
+{
+	OutboxConsumer *cons = feed->cons;
+
+	if (cons == NULL)
+		return;
+	release_records(feed);
+	feed->cons = NULL;
+	outbox_consumer_close(cons);
+	if (feed->parts != NULL)
+		pfree(feed->parts);
+	feed->parts = NULL;
+	feed->nparts = 0;
+}
+
+void
+outbox_feed_destroy(OutboxFeed *feed)
+{
+	outbox_feed_disconnect(feed);
+	MemoryContextDelete(feed->context);
+}
+
+OutboxFeedPartition *
+outbox_feed_partition(OutboxFeed *feed, int32 partition)
+{
+	for (int i = 0; i < feed->nparts; i++)
+		if (feed->parts[i].partition == partition)
+			return &feed->parts[i];
+	elog(ERROR, "unknown partition %d of topic \"%s\"", partition, feed->sub->topic);
+}
+
+static TimestampTz
+in_ms(int64 ms)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+}
+
+static void
+back_off(OutboxFeed *feed)
+{
+	int64		ms = (int64) FIRST_BACKOFF_MS << Min(feed->failures, 10);
+
+	feed->failures++;
+	feed->retry_at = in_ms(Min(ms, LAST_BACKOFF_MS));
+}
+
+void
+outbox_feed_failed(OutboxFeed *feed)
+{
+	outbox_feed_disconnect(feed);
+	back_off(feed);
+}
+
+/* ---------------- stopping ---------------- */
+
+void
+outbox_feed_stopped(OutboxFeed *feed, int sqlerrcode, const char *reason)
+{
+	char	   *message = psprintf("subscription \"%s\" stopped: %s", feed->sub->name, reason);
+
+	ereport(WARNING,
+			(errcode(sqlerrcode),
+			 errmsg("subscription \"%s\" stopped", feed->sub->name),
+			 errdetail_internal("%s", reason),
+			 errhint("When the reason is gone, run outbox.resume_subscription(%s).",
+					 quote_literal_cstr(feed->sub->name))));
+	outbox_worker_report_error(message);
+	pfree(message);
+	feed->gone = true;
+}
+
+void
+outbox_feed_stop(OutboxFeed *feed, int sqlerrcode, const char *reason)
+{
+	MemoryContext context;
+
+	context = outbox_transaction_begin();
+	outbox_subscription_stop(feed->sub, sqlerrcode, reason);
+	outbox_transaction_commit(context);
+	outbox_feed_stopped(feed, sqlerrcode, reason);
+}
+
+/* ---------------- connecting ---------------- */
+
+/*
+ * Make the consumer, from what is stored.
+ */
+static void
+connect_feed(OutboxFeed *feed)
+{
+	MemoryContext context;
+	Oid			serverid;
+	char	   *group;
+
+	context = outbox_transaction_begin();
+	serverid = outbox_server_oid(feed->sub->server, false);
+	feed->fingerprint = outbox_server_fingerprint(serverid);
+	group = psprintf("pg_outbox.%s.%s", outbox_apply_group_prefix(), feed->sub->name);
+	feed->cons = outbox_consumer_create(serverid, group, outbox_worker_event_fd());
+	outbox_offset_load(feed);
+	outbox_letters_load(feed);
+	if (!feed->counted)
+		outbox_subscription_count_start(feed->sub);
+	outbox_transaction_commit(context);
+	if (!feed->counted)
+		feed->suspect = feed->sub->starts > SUSPICIOUS_STARTS;
+	feed->counted = true;
+	feed->next_refresh = 0;
+}
+
+static const OutboxPartitionOffset *
+find_known(const OutboxPartitionOffset *parts, int nparts, int32 partition)
+{
+	for (int i = 0; i < nparts; i++)
+		if (parts[i].partition == partition)
+			return &parts[i];
+	return NULL;
+}
+
+/*
+ * Store where to begin with partitions that are new to us: those of the first
+ * look where the subscription says, others at their beginning.
+ */
+static int
+add_partitions(OutboxFeed *feed, OutboxPartitionOffset *parts, int nparts)
+{
+	MemoryContext context;
+	bool		first = feed->nparts == 0;
+	int			nnew = 0;
+
+	for (int i = 0; i < nparts; i++)
+	{
+		bool		known = false;
+
+		for (int k = 0; k < feed->nparts; k++)
+			known = known || feed->parts[k].partition == parts[i].partition;
+		parts[i].offset = known ? -1 : parts[i].low;
+		nnew += !known;
+	}
+	if (nnew == 0)
+		return 0;
+	if (first && !outbox_start_resolve(feed, parts, nparts))
+		return -1;
+
+	context = outbox_transaction_begin();
+	for (int i = 0; i < nparts; i++)
+		if (parts[i].offset >= 0)
+			outbox_offset_insert(feed, parts[i].partition, parts[i].offset);
+	outbox_transaction_commit(context);
+	if (!first)
+		ereport(LOG,
+				(errmsg("topic \"%s\" of subscription \"%s\" has %d new partitions",
+						feed->sub->topic, feed->sub->name, nnew)));
+	return nnew;
+}
+
+static void
+reload_partitions(OutboxFeed *feed)
+{
+	MemoryContext context;
+
+	if (feed->parts != NULL)
+		pfree(feed->parts);
+	context = outbox_transaction_begin();
+	outbox_offset_load(feed);
+	outbox_transaction_commit(context);
+}
+
+static void
+assign_partitions(OutboxFeed *feed)
+{
+	OutboxPartitionOffset *parts = palloc0(sizeof(OutboxPartitionOffset) * (feed->nparts + 1));
+
+	for (int i = 0; i < feed->nparts; i++)
+	{
+		OutboxFeedPartition *part = &feed->parts[i];
+
+		part->verifying = part->last >= 0 && part->last < part->next;
+		parts[i].partition = part->partition;
+		parts[i].offset = part->verifying ? part->last : part->next;
+	}
+	outbox_consumer_assign(feed->cons, feed->sub->topic, parts, feed->nparts);
+	pfree(parts);
+}
+
+/*
+ * A partition that was there and is not any more, or is shorter than what was
+ * read of it: the topic is another one.
+ */
+static bool
+check_known(OutboxFeed *feed, const OutboxPartitionOffset *parts, int nparts)
+{
+	for (int i = 0; i < feed->nparts; i++)
+	{
+		const OutboxFeedPartition *part = &feed->parts[i];
+		const OutboxPartitionOffset *now = find_known(parts, nparts, part->partition);
+		char	   *reason;
+
+		if (now != NULL && (now->high < 0 || now->high >= part->next))
+			continue;
+		if (now == NULL)
+			reason = psprintf("partition %d of topic \"%s\" is gone; the topic may have been created again",
+							  part->partition, feed->sub->topic);
+		else
+			reason = psprintf("partition %d of topic \"%s\" ends at offset " INT64_FORMAT ", before " INT64_FORMAT
+							  " up to which it was read; the topic may have been created again",
+							  part->partition, feed->sub->topic, now->high, part->next);
+		outbox_feed_stop(feed, ERRCODE_DATA_EXCEPTION, reason);
+		return false;
+	}
+	return true;
+}
+
+/*
+ * Look at the topic's partitions; assign them if that is new to us.  False if
+ * it could not be done now.
+ */
+static bool
+refresh_partitions(OutboxFeed *feed)
+{
+	bool		first = feed->next_refresh == 0;
+	OutboxPartitionOffset *parts;
+	OutboxKafkaFault fault;
+	char	   *error;
+	int			added;
+	int			nparts = outbox_consumer_partitions(feed->cons, feed->sub->topic,
+													METADATA_TIMEOUT_MS, &parts, &fault, &error);
+
+	if (nparts < 0)
+	{
+		char	   *waiting = psprintf("topic \"%s\": %s", feed->sub->topic, error);
+
+		outbox_worker_report("waiting", waiting);
+		if (feed->failures % 8 == 0)
+			ereport(LOG,
+					(errmsg("subscription \"%s\" waits for topic \"%s\"",
+							feed->sub->name, feed->sub->topic),
+					 errdetail_internal("%s", error)));
+		back_off(feed);
+		return false;
+	}
+	if (!check_known(feed, parts, nparts))
+		return false;
+	added = add_partitions(feed, parts, nparts);
+	if (added < 0)
+	{
+		back_off(feed);
+		return false;
+	}
+	if (added > 0 || first)
+	{
+		release_records(feed);
+		reload_partitions(feed);
+		assign_partitions(feed);
+	}
+	feed->next_refresh = in_ms((int64) outbox_metadata_refresh * 1000);
+	return true;
+}
+
+/* ---------------- records that are none ---------------- */
+
+/*
+ * The broker does not have the offset that we want.
+ */
+static void
+handle_out_of_range(OutboxFeed *feed, int32 partition)
+{
+	MemoryContext context;
+	OutboxFeedPartition *part = outbox_feed_partition(feed, partition);
+	OutboxPartitionOffset *parts;
+	const OutboxPartitionOffset *now;
+	OutboxKafkaFault fault;
+	char	   *error;
+	char	   *reason;
+	int			nparts = outbox_consumer_partitions(feed->cons, feed->sub->topic,
+													METADATA_TIMEOUT_MS, &parts, &fault, &error);
+
+	now = nparts < 0 ? NULL : find_known(parts, nparts, partition);
+	if (now == NULL)
+	{
+		outbox_feed_failed(feed);	/* look again when it answers */
+		return;
+	}
+	if (now->low <= part->next && part->next <= now->high)
+	{
+		/* only the record before was wanted for comparison */
+		part->verifying = false;
+		outbox_consumer_seek(feed->cons, feed->sub->topic, partition, part->next);
+		return;
+	}
+	if (part->next < now->low)
+		reason = psprintf("offsets " INT64_FORMAT " to " INT64_FORMAT " of partition %d of topic \"%s\" were removed before they were read",
+						  part->next, now->low - 1, partition, feed->sub->topic);
+	else
+		reason = psprintf("partition %d of topic \"%s\" ends at offset " INT64_FORMAT ", before " INT64_FORMAT
+						  " up to which it was read; the topic may have been created again",
+						  partition, feed->sub->topic, now->high, part->next);
+	if (!feed->sub->continue_on_loss)
+	{
+		outbox_feed_stop(feed, ERRCODE_DATA_EXCEPTION, reason);
+		return;
+	}
+	ereport(WARNING,
+			(errcode(ERRCODE_DATA_EXCEPTION),
+			 errmsg("subscription \"%s\" has lost events", feed->sub->name),
+			 errdetail_internal("%s", reason)));
+	context = outbox_transaction_begin();
+	outbox_offset_skip_lost(feed, part, now->low);
+	outbox_transaction_commit(context);
+	outbox_feed_disconnect(feed);
+}
+
+/*
+ * Is this, at the offset of the last record that was applied, still that one?
+ */
+static bool
+verify_record(OutboxFeed *feed, OutboxFeedPartition *part, const OutboxRecord *rec)
+{
+	const char *id = "";
+	int			id_len = 0;
+
+	part->verifying = false;
+	if (rec->offset != part->last)
+		return true;			/* compacted away */
+	for (int i = 0; i < rec->nheaders; i++)
+		if (strcmp(rec->headers[i].name, "id") == 0 && rec->headers[i].value != NULL)
+		{
+			id = rec->headers[i].value;
+			id_len = Min(rec->headers[i].value_len, OUTBOX_ID_LENGTH - 1);
+		}
+	if (rec->timestamp_ms == part->last_time_ms && strlen(part->last_id) == id_len &&
+		(memcmp(id, part->last_id, id_len) == 0 || memchr(part->last_id, '?', id_len) != NULL))
+		return true;
+	outbox_feed_stop(feed, ERRCODE_DATA_EXCEPTION,
+					 psprintf("offset " INT64_FORMAT " of partition %d of topic \"%s\" holds another event than the one that was applied; the topic was created again",
+							  rec->offset, part->partition, feed->sub->topic));
+	return false;
+}
+
+/*
+ * Take the record that was just polled, or deal with what it says instead.
+ * False if gathering must end.
+ */
+static bool
+take_record(OutboxFeed *feed, OutboxRecord *rec)
+{
+	OutboxFeedPartition *part;
+
+	switch (rec->kind)
+	{
+		case OUTBOX_RECORD_NONE:
+			feed->partial = false;
+			return false;
+		case OUTBOX_RECORD_EVENT:
+			part = outbox_feed_partition(feed, rec->partition);
+			if (part->verifying && !verify_record(feed, part, rec))
+				return false;
+			if (rec->offset < part->next)
+				break;
+			feed->bytes += rec->key_len + rec->value_len;
+			feed->nrecords++;
+			return true;
+		case OUTBOX_RECORD_EOF:
+			break;
+		case OUTBOX_RECORD_OUT_OF_RANGE:
+			if (feed->nrecords > 0)
+				break;			/* comes again, as silence: see below */
+			handle_out_of_range(feed, rec->partition);
+			return false;
+		case OUTBOX_RECORD_TOPIC_FAULT:
+		case OUTBOX_RECORD_CLUSTER_FAULT:
+			ereport(LOG,
+					(errmsg("subscription \"%s\" reconnects", feed->sub->name),
+					 errdetail_internal("%s", rec->error ? rec->error : "Its consumer failed.")));
+			outbox_worker_report("waiting", rec->error);
+			outbox_feed_failed(feed);
+			return false;
+	}
+	outbox_record_release(rec);
+	return true;
+}
+
+static void
+gather_records(OutboxFeed *feed)
+{
+	feed->partial = true;
+	while (feed->nrecords < feed->max_records &&
+		   feed->bytes < (Size) outbox_apply_batch_bytes * 1024)
+	{
+		OutboxRecord *rec = &feed->records[feed->nrecords];
+		bool		out_of_range;
+
+		outbox_consumer_poll(feed->cons, rec);
+		out_of_range = rec->kind == OUTBOX_RECORD_OUT_OF_RANGE;
+		if (!take_record(feed, rec))
+			return;
+		if (out_of_range)
+		{
+			/* deal with what came before, then ask anew */
+			feed->next_refresh = 0;
+			return;
+		}
+	}
+}
+
+/* ---------------- a step ---------------- */
+
+static bool
+apply_records(OutboxFeed *feed)
+{
+	if (feed->nrecords == 0)
+		return false;
+	if (!outbox_batch_apply(feed))
+	{
+		back_off(feed);
+		return false;
+	}
+	feed->failures = 0;
+	release_records(feed);
+	return true;
+}
+
+static void
+store_high(OutboxFeed *feed)
+{
+	MemoryContext context;
+
+	if (GetCurrentTimestamp() < feed->next_high)
+		return;
+	context = outbox_transaction_begin();
+	outbox_offset_store_high(feed);
+	outbox_transaction_commit(context);
+	feed->next_high = in_ms(HIGH_INTERVAL_MS);
+}
+
+static void
+retry_letters(OutboxFeed *feed, bool applied)
+{
+	if (!feed->letters_open || (!applied && GetCurrentTimestamp() < feed->next_letters))
+		return;
+	outbox_letters_retry(feed);
+	feed->next_letters = in_ms(LETTERS_INTERVAL_MS);
+}
+
+bool
+outbox_feed_step(OutboxFeed *feed)
+{
+	bool		applied;
+
+	if (feed->gone || (feed->retry_at != 0 && GetCurrentTimestamp() < feed->retry_at))
+		return false;
+	feed->retry_at = 0;
+	if (feed->cons == NULL)
+		connect_feed(feed);
+	if (GetCurrentTimestamp() >= feed->next_refresh && feed->nrecords == 0 &&
+		!refresh_partitions(feed))
+		return false;
+	if (feed->nrecords < feed->max_records)
+		gather_records(feed);
+	if (feed->gone || feed->cons == NULL)
+		return true;
+	applied = apply_records(feed);
+	if (feed->gone || feed->retry_at != 0)
+		return false;
+	retry_letters(feed, applied);
+	if (!feed->gone)
+		store_high(feed);
+	return applied || feed->partial;
+}
+
+TimestampTz
+outbox_feed_deadline(const OutboxFeed *feed)
+{
+	TimestampTz deadline = Min(feed->next_refresh, feed->next_high);
+
+	if (feed->retry_at != 0)
+		return feed->retry_at;
+	if (feed->letters_open)
+		deadline = Min(deadline, feed->next_letters);
+	return deadline;
+}

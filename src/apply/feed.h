@@ -1,0 +1,134 @@
+/*-------------------------------------------------------------------------
+ *
+ * feed.h
+ *	  A subscription at work: its consumer, partitions and pending records.
+ *
+ * Exists only in the applier, which goes round its feeds and gives each a
+ * step.  Nothing is shared; what must survive is in outbox._offset.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_FEED_H
+#define OUTBOX_FEED_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "utils/hsearch.h"
+
+#include "apply/subscription.h"
+#include "kafka/kafka.h"
+
+#define OUTBOX_ID_LENGTH 64
+
+typedef struct OutboxFeedPartition
+{
+	int32		partition;
+	int64		next;			/* as stored: the first offset not yet dealt
+								 * with */
+	int64		last;			/* offset of the last record dealt with, or -1 */
+	int64		last_time_ms;
+	char		last_id[OUTBOX_ID_LENGTH];	/* its header id, cut off */
+
+	/*
+	 * Fetching began at "last", to see whether it is still the record that it
+	 * was; cleared by the first record that comes.
+	 */
+	bool		verifying;
+} OutboxFeedPartition;
+
+/* What became of a record, for the counters: OutboxApplyResult, and these. */
+typedef enum OutboxFate
+{
+	OUTBOX_FATE_DEAD = 5,
+	OUTBOX_FATE_PARKED,
+	OUTBOX_FATE_SKIPPED,
+	OUTBOX_FATES
+} OutboxFate;
+
+/*
+ * Failures in a row that are alike.  "places" are the partitions they were in,
+ * with the first offset that failed there, so that it can be gone back to.
+ */
+#define OUTBOX_RUN_MAX 100
+
+typedef struct OutboxFailureRun
+{
+	int			count;
+	int			sqlerrcode;
+	char		what[NAMEDATALEN];	/* column or constraint */
+	int			nletters;
+	int64		letters[OUTBOX_RUN_MAX];
+	int			nplaces;
+	struct
+	{
+		int32		partition;
+		int64		offset;
+		int			count;
+	}			places[OUTBOX_RUN_MAX];
+} OutboxFailureRun;
+
+typedef struct OutboxFeed
+{
+	MemoryContext context;		/* of all of this */
+	OutboxSubscription *sub;
+
+	/* consumer; NULL while there is none */
+	OutboxConsumer *cons;
+	uint64		fingerprint;	/* of the server's settings it was made with */
+	int			nparts;
+	OutboxFeedPartition *parts;
+	TimestampTz next_refresh;	/* of the list of partitions */
+	TimestampTz next_high;		/* storing of high watermarks */
+
+	/* records that are not dealt with yet, and their fates */
+	int			nrecords;
+	OutboxRecord *records;		/* room for max_records */
+	char	   *fates;
+	int			max_records;
+	Size		bytes;
+	bool		partial;		/* there may be more in the library's queue */
+
+	/* when things go wrong */
+	bool		gone;			/* stopped: to be taken away */
+	bool		counted;		/* this worker's start, in sub->starts */
+	bool		suspect;		/* workers died of it: one by one */
+	int			failures;		/* in a row, for the back-off */
+	TimestampTz retry_at;		/* 0: now */
+	OutboxFailureRun run;
+
+	/* letters */
+	bool		letters_open;	/* some may be tried again */
+	TimestampTz next_letters;
+	HTAB	   *blocked;		/* hashes of keys that wait; handlers only */
+} OutboxFeed;
+
+extern OutboxFeed *outbox_feed_create(const OutboxSubscription *sub);
+extern void outbox_feed_destroy(OutboxFeed *feed);
+
+/*
+ * Do what there is to do, outside of any transaction.  True if it did
+ * something, so that there may be more.  Errors are those of this feed alone.
+ */
+extern bool outbox_feed_step(OutboxFeed *feed);
+
+/* An error escaped from a step: back off. */
+extern void outbox_feed_failed(OutboxFeed *feed);
+
+/* When the feed wants its next step; DT_NOEND if only records will tell. */
+extern TimestampTz outbox_feed_deadline(const OutboxFeed *feed);
+
+/*
+ * Forget consumer and records; the next step starts from what is stored.
+ */
+extern void outbox_feed_disconnect(OutboxFeed *feed);
+
+extern OutboxFeedPartition *outbox_feed_partition(OutboxFeed *feed, int32 partition);
+
+/* Stop the subscription, in a transaction of its own. */
+extern void outbox_feed_stop(OutboxFeed *feed, int sqlerrcode, const char *reason);
+
+/* Write the log line about a subscription that has stopped; feed goes away. */
+extern void outbox_feed_stopped(OutboxFeed *feed, int sqlerrcode, const char *reason);
+
+#endif							/* OUTBOX_FEED_H */

@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * offset.h
+ *	  How far a subscription has come: rows of outbox._offset.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_OFFSET_H
+#define OUTBOX_OFFSET_H
+
+#include "postgres.h"
+
+#include "apply/feed.h"
+
+/* Stored partitions into feed->parts, allocated in the feed's context. */
+extern void outbox_offset_load(OutboxFeed *feed);
+
+/* Begin with a partition. */
+extern void outbox_offset_insert(OutboxFeed *feed, int32 partition, int64 next);
+
+/*
+ * Move on past the first n records of the feed, with their fates; stopping at
+ * where the run of failures began, if one made us stop.  Raises
+ * serialization_failure if a row is not what we read from: somebody else
+ * consumes, or moved us.  Updates feed->parts only through
+ * outbox_offset_moved(), after commit.
+ */
+extern void outbox_offset_settle(OutboxFeed *feed, int n, const OutboxFailureRun *rewind);
+
+/* The transaction of settle() has committed. */
+extern void outbox_offset_moved(OutboxFeed *feed, int n);
+
+/* Pass over offsets that the broker does not have any more. */
+extern void outbox_offset_skip_lost(OutboxFeed *feed, OutboxFeedPartition *part, int64 to);
+
+extern void outbox_offset_store_high(OutboxFeed *feed);
+
+#endif							/* OUTBOX_OFFSET_H */
