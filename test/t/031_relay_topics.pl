@@ -1,0 +1,58 @@
+# A topic that is missing, a server that is gone: their events wait, others' do
+# not.  Needs a Kafka that makes no topics by itself.
+
+use strict;
+use warnings FATAL => 'all';
+
+use OutboxTest;
+use Test::More;
+
+my $broker = outbox_kafka('--no-auto-create');
+my $node = outbox_node('users');
+outbox_install($node, 'postgres', $broker);
+
+sub values_of
+{
+	return join ' ', map { $_->{value} // 'NULL' } @_;
+}
+
+my $missing = unique_topic('missing');
+my $fine = unique_topic('fine');
+topic_create($broker, $fine, 1);
+
+$node->safe_psql('postgres', "SELECT outbox.emit('$missing', 'k', g::text) FROM generate_series(1, 5) g");
+is_soon($node, 'postgres', "SELECT state FROM outbox._stream WHERE topic = '$missing'",
+	'stopped', 'a topic that is missing stops');
+$node->safe_psql('postgres', "SELECT outbox.emit('$fine', 'k', 'fine')");
+is(values_of(topic_wait($broker, $fine, 1)), 'fine', 'others go on');
+$node->safe_psql('postgres', "SELECT outbox.emit('$missing', 'k', g::text) FROM generate_series(6, 10) g");
+is_soon($node, 'postgres',
+	"SELECT count(*) FROM outbox._parked", '10', 'its events are parked');
+$node->restart;
+topic_create($broker, $missing, 1);
+is(values_of(topic_wait($broker, $missing, 10, 120)), join(' ', 1 .. 10),
+	'what waited arrives in order when the topic is there');
+is_soon($node, 'postgres', "SELECT state FROM outbox._stream WHERE topic = '$missing'",
+	'live', 'and the topic is live again');
+$node->safe_psql('postgres', "SELECT outbox.emit('$missing', 'k', '11')");
+is(values_of(topic_wait($broker, $missing, 11)), join(' ', 1 .. 11), 'later events follow');
+
+# A server that is dropped: its events wait for it.
+my $gone = unique_topic('gone');
+topic_create($broker, $gone, 1);
+my $bootstrap = $broker->{bootstrap};
+$node->safe_psql('postgres', <<"END");
+CREATE SERVER other FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '$bootstrap');
+BEGIN;
+SELECT outbox.emit('$gone', 'k', 'waited', server => 'other');
+DROP SERVER other;
+COMMIT;
+END
+is_soon($node, 'postgres', "SELECT state FROM outbox._stream WHERE topic = '$gone'",
+	'stopped', 'events of a dropped server are parked');
+$node->safe_psql('postgres',
+	qq(CREATE SERVER other FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '$bootstrap')));
+is(values_of(topic_wait($broker, $gone, 1, 90)), 'waited', 'and sent when it is there again');
+
+$node->stop('fast');
+done_testing();
