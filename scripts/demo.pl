@@ -280,7 +280,8 @@ sub show
 sub applier_counts
 {
 	my $answer = sql($side{orders}, <<'END') // return;
-SELECT delivered || ' ' || applied || ' ' || stale FROM outbox.subscriptions WHERE topic IS NOT NULL
+SELECT coalesce(sum(received), 0) || ' ' || coalesce(sum(applied + deleted), 0) || ' ' || coalesce(sum(stale + duplicate), 0)
+FROM outbox.stat_subscriptions
 END
 	return [ split ' ', $answer ];
 }
@@ -299,22 +300,24 @@ sub progress
 	return;
 }
 
-# Poll a condition, with a progress line now and then.
+# Poll a condition, with a progress line now and then.  What it is called may be
+# a reference, to a text that changes meanwhile.
 sub wait_for
 {
-	my ($what, $condition) = @_;
+	my ($name, $condition) = @_;
+	my $what = ref $name ? $name : \$name;
 	my $next = time + 1;
 
 	until ($condition->())
 	{
 		if (time - $begun > DEADLINE)
 		{
-			progress($what);
-			die "not done after " . DEADLINE . " seconds: $what\n", state_of_things();
+			progress($$what);
+			die "not done after " . DEADLINE . " seconds: $$what\n", state_of_things();
 		}
 		if (time > $next)
 		{
-			progress($what);
+			progress($$what);
 			$next = time + 2;
 		}
 		sleep 0.1;
@@ -443,8 +446,10 @@ sub run_writers
 		$running{ start_code(sub { write_share($n) }) } = 1;
 	}
 
-	wait_for('writers at work', sub {
+	my $what = 'writers at work';
+	wait_for(\$what, sub {
 		my $written = sql($side{users}, 'SELECT count(*) FROM journal') // 0;
+		$what = 'late deliveries' if $written >= $changes;
 		if (@upcoming && $written >= $upcoming[0][0] * $changes)
 		{
 			shift @upcoming if $upcoming[0][1]->();
