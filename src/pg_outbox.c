@@ -45,7 +45,7 @@ _PG_init(void)
 
 	/* the workers' exit, and what they have to know of, are other areas' */
 	outbox_worker_set_early_init(outbox_kafka_register_exit);
-	outbox_server_altered_hook = outbox_worker_poke_at_commit;
+	outbox_server_altered_hook = outbox_worker_tell_at_commit;
 	outbox_log_init();
 	outbox_log_set_commit_hook(wake_relay);
 	outbox_capture_init();

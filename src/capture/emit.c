@@ -22,6 +22,7 @@
 #include "kafka/kafka.h"
 #include "log/log.h"
 #include "log/stamp.h"
+#include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(outbox_emit_text);
 PG_FUNCTION_INFO_V1(outbox_emit_jsonb);
@@ -231,6 +232,7 @@ emit_event(FunctionCallInfo fcinfo, const char *payload, int payload_len)
 
 	ev.op = OUTBOX_OP_NONE;
 	ev.time_ms = outbox_statement_time_ms();
+	outbox_worker_claim();
 	ev.id = outbox_stamp_next();
 	outbox_log_append(&ev);
 	return ev.id;

@@ -183,7 +183,8 @@ hold_own_database(const char *dbname, bool as_template)
 {
 	Oid			dboid = get_database_oid(dbname, true);
 
-	if (!OidIsValid(dboid) || dboid == MyDatabaseId)
+	/* Only as a template one's own database can be meant in earnest. */
+	if (!OidIsValid(dboid) || (dboid == MyDatabaseId && !as_template))
 		return;
 	if (object_ownercheck(DatabaseRelationId, dboid, GetUserId()) ||
 		(as_template && role_may_create_databases()))
@@ -222,13 +223,13 @@ drops_extension(DropStmt *stmt)
 {
 	ListCell   *lc;
 	const char *name = stmt->removeType == OBJECT_EXTENSION ? OUTBOX_EXTENSION :
-		stmt->removeType == OBJECT_SCHEMA ? OUTBOX_SCHEMA : NULL;
+	stmt->removeType == OBJECT_SCHEMA ? OUTBOX_SCHEMA : NULL;
 
 	if (name == NULL)
 		return false;
 	foreach(lc, stmt->objects)
 		if (strcmp(strVal(lfirst(lc)), name) == 0)
-			return true;
+		return true;
 	return false;
 }
 
@@ -289,11 +290,11 @@ after_command(Node *parsetree)
 			break;
 		case T_CreateExtensionStmt:
 			if (strcmp(castNode(CreateExtensionStmt, parsetree)->extname, OUTBOX_EXTENSION) == 0)
-				outbox_worker_poke_at_commit();
+				outbox_worker_tell_at_commit();
 			break;
 		case T_AlterExtensionStmt:
 			if (strcmp(castNode(AlterExtensionStmt, parsetree)->extname, OUTBOX_EXTENSION) == 0)
-				outbox_worker_poke_at_commit();
+				outbox_worker_tell_at_commit();
 			break;
 		default:
 			break;
@@ -308,7 +309,7 @@ ddl_process_utility(PlannedStmt *pstmt, const char *queryString,
 {
 	Node	   *parsetree = pstmt->utilityStmt;
 	bool		commits_prepared = IsA(parsetree, TransactionStmt) &&
-		castNode(TransactionStmt, parsetree)->kind == TRANS_STMT_COMMIT_PREPARED;
+	castNode(TransactionStmt, parsetree)->kind == TRANS_STMT_COMMIT_PREPARED;
 
 	if (!commits_prepared)
 		before_command(parsetree);
@@ -342,7 +343,7 @@ ddl_object_access(ObjectAccessType access, Oid classId, Oid objectId,
 		char	   *name = get_extension_name(objectId);
 
 		if (name != NULL && strcmp(name, OUTBOX_EXTENSION) == 0)
-			outbox_worker_poke_at_commit();
+			outbox_worker_tell_at_commit();
 	}
 }
 

@@ -10,7 +10,12 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -53,6 +58,27 @@ outbox_duty_installed(void)
 	return installed_version() != NULL;
 }
 
+static bool
+is_paused(OutboxWorkerKind kind, char *reason, Size size)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+	bool		result;
+
+	SPI_connect();
+	values[0] = CStringGetTextDatum(outbox_slot_name(kind));
+	if (SPI_execute_with_args("SELECT by_role FROM outbox._paused"
+							  " WHERE worker OPERATOR(pg_catalog.=) $1",
+							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read outbox._paused");
+	result = SPI_processed > 0;
+	if (result)
+		snprintf(reason, size, "resume: paused by %s",
+				 SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
+	SPI_finish();
+	return result;
+}
+
 /*
  * Needs a transaction with a snapshot.  The reason is one for the status view,
  * empty where there is nothing to say.
@@ -75,7 +101,55 @@ outbox_duty_find(OutboxWorkerKind kind, char *reason, Size size)
 	}
 	if (class == NULL || !class->has_work())
 		return OUTBOX_DUTY_NONE;
-	return OUTBOX_DUTY_WORK;
+
+	switch (outbox_identity_judge(reason, size))
+	{
+		case OUTBOX_IDENTITY_HOME:
+			break;
+		case OUTBOX_IDENTITY_NONE:
+			strlcpy(reason, "resume: what is stored in this database came from another one", size);
+			return OUTBOX_DUTY_COPY;
+		case OUTBOX_IDENTITY_FOREIGN:
+			return OUTBOX_DUTY_COPY;
+	}
+	return is_paused(kind, reason, size) ? OUTBOX_DUTY_PAUSED : OUTBOX_DUTY_WORK;
+}
+
+/*
+ * Log what needs somebody's hand, once until it changes.  Called outside a
+ * transaction.
+ */
+void
+outbox_duty_log(const OutboxSlot *slot, OutboxDuty duty, const char *reason)
+{
+	static bool logged = false; /* of two kinds probed one is enough */
+	bool		known;
+
+	if (logged || (duty != OUTBOX_DUTY_VERSION && duty != OUTBOX_DUTY_COPY))
+		return;
+	logged = true;
+	outbox_shared_lock();
+	known = slot->state == OUTBOX_SLOT_BLOCKED && strcmp(slot->waiting_for, reason) == 0;
+	outbox_shared_unlock();
+	if (known)
+		return;
+
+	StartTransactionCommand();
+	if (duty == OUTBOX_DUTY_VERSION)
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("pg_outbox workers of database \"%s\" are stopped",
+						get_database_name(MyDatabaseId)),
+				 errdetail("They wait for %s.", reason),
+				 errhint("Run ALTER EXTENSION pg_outbox UPDATE, or restart the server if its library is the older one.")));
+	else
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("pg_outbox workers of database \"%s\" do not start",
+						get_database_name(MyDatabaseId)),
+				 errdetail("They wait for %s.", reason),
+				 errhint("Call outbox.resume() if this database shall publish and consume from now on.")));
+	CommitTransactionCommand();
 }
 
 /*

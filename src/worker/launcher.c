@@ -293,11 +293,18 @@ register_process(const OutboxWorkerStart *start, const char *dbname)
 	return handle;
 }
 
+/*
+ * Log once that slots wait for a background worker, until none does.
+ */
 static void
-report_shortage(bool shortage)
+report_shortage(void)
 {
+	bool		shortage = false;
+
 	outbox_shared_lock();
-	outbox_shared->shortage = shortage;
+	for (int i = 0; i < outbox_shared->ndatabases; i++)
+		for (int j = 0; j < OUTBOX_SLOTS; j++)
+			shortage |= outbox_shared->databases[i].slots[j].starved;
 	outbox_shared_unlock();
 	if (shortage && !shortage_logged)
 		ereport(WARNING,
@@ -317,15 +324,13 @@ start_process(const OutboxWorkerStart *start)
 	OutboxDatabase *db = &outbox_shared->databases[start->database];
 	OutboxSlot *slot = &db->slots[start->slot];
 	BackgroundWorkerHandle **handle =
-		&handles[start->database * OUTBOX_SLOTS + start->slot];
+	&handles[start->database * OUTBOX_SLOTS + start->slot];
 	char	   *dbname = database_name(start->dboid);
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (*handle != NULL)
 		pfree(*handle);
 	*handle = dbname == NULL ? NULL : register_process(start, dbname);
-	if (dbname != NULL)
-		report_shortage(*handle == NULL);
 	if (*handle != NULL)
 	{
 		pfree(dbname);
@@ -334,6 +339,7 @@ start_process(const OutboxWorkerStart *start)
 
 	outbox_shared_lock();
 	outbox_slot_set_due(slot, TimestampTzPlusMilliseconds(now, SHORTAGE_RETRY_MS));
+	slot->starved = dbname != NULL;
 	if (dbname == NULL)
 		outbox_shared->rescan = true;	/* the scan lets the entry go */
 	outbox_shared_unlock();
@@ -462,6 +468,7 @@ launcher_round(void)
 	next = next_scan;
 	while (next_due(&start, &next))
 		start_process(&start);
+	report_shortage();
 	return outbox_shared->rescan ? GetCurrentTimestamp() : next;
 }
 

@@ -165,6 +165,7 @@ outbox_slot_set_state(OutboxSlot *slot, OutboxSlotState next)
 			 state_names[slot->state], state_names[next]);
 
 	slot->state = next;
+	slot->starved &= next == OUTBOX_SLOT_DUE || next == OUTBOX_SLOT_STARTING;
 	if (next != OUTBOX_SLOT_RUNNING)
 	{
 		slot->pid = 0;
@@ -208,6 +209,8 @@ outbox_slot_fail(OutboxSlot *slot, TimestampTz now)
 	if (slot->state == OUTBOX_SLOT_RUNNING &&
 		TimestampDifferenceExceeds(slot->started_at, now, RAN_WELL_MS))
 		slot->failures = 0;
+	if (slot->state == OUTBOX_SLOT_RUNNING)
+		slot->restarts++;
 	if (slot->failures < 10)
 		delay = Min(BACKOFF_MIN_MS << slot->failures, BACKOFF_MAX_MS);
 	slot->failures++;

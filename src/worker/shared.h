@@ -66,9 +66,10 @@ typedef struct OutboxSlot
 	pid_t		pid;			/* valid in RUNNING, else 0 */
 	TimestampTz started_at;		/* of the running or last process */
 	TimestampTz next_start;		/* valid in DUE */
+	bool		starved;		/* DUE, but there was no background worker
+								 * slot */
 	int			failures;		/* in a row, for the back-off */
-	int64		restarts;		/* starts after the first one */
-	int64		starts;
+	int64		restarts;		/* after a failure, since the server started */
 
 	/* Waking: atomic */
 	pg_atomic_uint64 latch;		/* Latch * of the process, 0 if none */
@@ -100,7 +101,6 @@ typedef struct OutboxShared
 	pg_atomic_uint64 launcher_latch;	/* atomic; Latch *, 0 if none */
 	pid_t		launcher_pid;
 	bool		rescan;			/* launcher: look at pg_database again */
-	bool		shortage;		/* no free background worker at the last try */
 	bool		full;			/* a database found no entry */
 	int			ndatabases;
 	OutboxDatabase databases[FLEXIBLE_ARRAY_MEMBER];
@@ -168,8 +168,21 @@ typedef enum OutboxDuty
 } OutboxDuty;
 
 extern OutboxDuty outbox_duty_find(OutboxWorkerKind kind, char *reason, Size size);
+extern void outbox_duty_log(const OutboxSlot *slot, OutboxDuty duty, const char *reason);
 extern void outbox_duty_apply(OutboxSlot *slot, OutboxDuty duty,
 							  const char *reason, TimestampTz now);
 extern bool outbox_duty_installed(void);
+
+/* ---------------- identity.c ---------------- */
+
+typedef enum OutboxIdentity
+{
+	OUTBOX_IDENTITY_HOME,
+	OUTBOX_IDENTITY_NONE,		/* nothing was ever stored here */
+	OUTBOX_IDENTITY_FOREIGN		/* a copy of another database */
+} OutboxIdentity;
+
+extern OutboxIdentity outbox_identity_judge(char *reason, Size size);
+extern void outbox_identity_adopt(void);
 
 #endif							/* OUTBOX_WORKER_SHARED_H */

@@ -20,11 +20,17 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
+#include "utils/resowner.h"
 
 #include "worker/shared.h"
 
 static bool poke_pending = false;
 static bool rescan_pending = false;
+
+/* The transaction has ended, and what of it is still to be told. */
+static bool xact_ended = false;
+static bool poke_due = false;
+static bool rescan_due = false;
 
 /* Our database's entry, as found last; verified at each use. */
 static OutboxDatabase *my_database = NULL;
@@ -98,8 +104,15 @@ outbox_worker_poke_now(void)
 }
 
 void
+outbox_worker_tell_at_commit(void)
+{
+	poke_pending = true;
+}
+
+void
 outbox_worker_poke_at_commit(void)
 {
+	outbox_worker_claim();
 	poke_pending = true;
 }
 
@@ -154,26 +167,43 @@ wake_xact_callback(XactEvent event, void *arg)
 		event != XACT_EVENT_PREPARE)
 		return;
 
-	if (outbox_shared != NULL)
-	{
-		outbox_ddl_end_of_xact();
-		if (poke_pending && event == XACT_EVENT_COMMIT)
-			outbox_worker_poke_now();
-		if (poke_pending && event == XACT_EVENT_PREPARE)
-			remember_prepared_poke();
-		if (rescan_pending && event == XACT_EVENT_COMMIT)
-		{
-			outbox_shared->rescan = true;
-			outbox_launcher_wake();
-		}
-	}
-
+	if (poke_pending && event == XACT_EVENT_PREPARE && outbox_shared != NULL)
+		remember_prepared_poke();
+	poke_due = poke_pending && event == XACT_EVENT_COMMIT;
+	rescan_due = rescan_pending && event == XACT_EVENT_COMMIT;
+	xact_ended = true;
 	poke_pending = false;
 	rescan_pending = false;
+}
+
+/*
+ * Who is told that the catalogs changed must not find them as they were: the
+ * messages that empty other processes' caches are sent after the transaction
+ * callbacks and before the locks are released, so what is to be told is told
+ * here, and so are databases let go.
+ */
+static void
+tell_after_locks(ResourceReleasePhase phase, bool isCommit, bool isTopLevel, void *arg)
+{
+	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !isTopLevel || !xact_ended)
+		return;
+
+	xact_ended = false;
+	outbox_ddl_end_of_xact();
+	if (poke_due)
+		outbox_worker_poke_now();
+	if (rescan_due && outbox_shared != NULL)
+	{
+		outbox_shared->rescan = true;
+		outbox_launcher_wake();
+	}
+	poke_due = false;
+	rescan_due = false;
 }
 
 void
 outbox_wake_init(void)
 {
 	RegisterXactCallback(wake_xact_callback, NULL);
+	RegisterResourceReleaseCallback(tell_after_locks, NULL);
 }

@@ -64,9 +64,16 @@ static char my_duty_reason[OUTBOX_REASON_LEN];
 
 PGDLLEXPORT void outbox_worker_main(Datum arg);
 
+static const char *const slot_names[OUTBOX_SLOTS] = {
+	[OUTBOX_WORKER_RELAY] = "relay",
+	[OUTBOX_WORKER_APPLIER] = "applier",
+	[OUTBOX_SLOT_PROBE] = "probe",
+};
+
 void
 outbox_worker_register(OutboxWorkerKind kind, const OutboxWorkerClass *class)
 {
+	Assert(strcmp(class->name, slot_names[kind]) == 0);
 	classes[kind] = class;
 }
 
@@ -79,7 +86,7 @@ outbox_worker_class(int kind)
 const char *
 outbox_slot_name(int slot)
 {
-	return slot == OUTBOX_SLOT_PROBE ? "probe" : classes[slot]->name;
+	return slot_names[slot];
 }
 
 void
@@ -265,6 +272,9 @@ outbox_worker_wait(long timeout_ms)
 		timeout_ms = timeout_ms < 0 ? STOP_GRACE_MS : Min(timeout_ms, STOP_GRACE_MS);
 	if (timeout_ms != 0)
 	{
+		/* Its set-up went well, if it does not say anything else itself. */
+		if (strcmp(my_slot->report, "starting") == 0)
+			outbox_worker_report("running", NULL);
 		pgstat_report_stat(false);
 		pgstat_report_activity(STATE_IDLE, NULL);
 	}
@@ -381,8 +391,6 @@ worker_attach(void)
 		outbox_slot_set_state(slot, OUTBOX_SLOT_RUNNING);
 		slot->pid = MyProcPid;
 		slot->started_at = GetCurrentTimestamp();
-		slot->restarts += slot->starts > 0 ? 1 : 0;
-		slot->starts++;
 		strlcpy(slot->report, "starting", sizeof(slot->report));
 		pg_atomic_write_u32(&slot->sleeping, 1);
 		pg_atomic_write_u64(&slot->latch, (uint64) (uintptr_t) MyLatch);
@@ -528,7 +536,6 @@ work(void)
 	judge_duty();
 	if (my_duty != OUTBOX_DUTY_WORK)
 		return;
-	outbox_worker_report("running", NULL);
 	classes[my_start.slot]->main();
 
 	/* It left by itself: is there really nothing left to do? */
@@ -546,6 +553,9 @@ worker_life(void)
 		my_duty = OUTBOX_DUTY_NOT_INSTALLED;
 		ok = true;
 	}
+
+	if (ok)
+		outbox_duty_log(my_slot, my_duty, my_duty_reason);
 
 	/* Leaving although there is work counts as a failure, for the back-off. */
 	ended_well = ok && my_duty != OUTBOX_DUTY_WORK;
@@ -570,6 +580,7 @@ probe_kind(void)
 	duty = outbox_duty_find(probed_kind, reason, sizeof(reason));
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	outbox_duty_log(slot, duty, reason);
 
 	outbox_shared_lock();
 	my_db->installed = duty != OUTBOX_DUTY_NOT_INSTALLED;

@@ -107,7 +107,8 @@ extern bool outbox_worker_catalog_changed(void);
 /*
  * Say what the worker is doing.  "state" is one short word for the status
  * view ("running", "idle", "waiting", "stopped"), "waiting_for" what it waits
- * for, or NULL.  Both are copied.
+ * for, or NULL.  Both are copied.  A worker that says nothing is "starting"
+ * until its first outbox_worker_wait() and "running" from then on.
  */
 extern void outbox_worker_report(const char *state, const char *waiting_for);
 
@@ -136,6 +137,19 @@ extern PGDLLEXPORT void outbox_worker_wake(OutboxWorkerKind kind);
  * catalogs have changed, and have the launcher start those that have work now.
  * Nothing is told if it aborts.
  */
+extern void outbox_worker_tell_at_commit(void);
+
+/*
+ * Say that what this transaction stores for the workers is meant for this
+ * database and did not come with a restore; see identity.c.  Cheap once the
+ * database has its identity.  Rows that arrive without any claim make workers
+ * wait for outbox.resume(), so every function that stores a publication, a
+ * subscription or an event must call this, and nothing that a restore executes
+ * (validators, triggers on our own tables) may.
+ */
+extern void outbox_worker_claim(void);
+
+/* Both of them: what publish() and its like call. */
 extern PGDLLEXPORT void outbox_worker_poke_at_commit(void);
 
 /* True if the library was preloaded, so that workers can exist. */
