@@ -85,3 +85,17 @@ CREATE FUNCTION outbox._events(OUT id bigint, OUT commit_stamp bigint, OUT xid x
 	AS 'MODULE_PATHNAME', 'outbox_events';
 COMMENT ON FUNCTION outbox._events() IS 'events in the log: those the snapshot sees, and those that this transaction still holds in memory';
 REVOKE ALL ON FUNCTION outbox._events() FROM PUBLIC;
+
+CREATE FUNCTION outbox._log_rows(OUT xid xid8, OUT commit_stamp bigint, OUT id bigint,
+								 OUT events integer, OUT occurred_at timestamptz)
+	RETURNS SETOF record
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_log_rows';
+COMMENT ON FUNCTION outbox._log_rows() IS 'rows of the log with the number of events in each, without the events';
+REVOKE ALL ON FUNCTION outbox._log_rows() FROM PUBLIC;
+
+CREATE FUNCTION outbox._log_space(OUT bytes bigint, OUT limit_bytes bigint)
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_log_space';
+COMMENT ON FUNCTION outbox._log_space() IS 'bytes that the event log takes, and at which new events are refused (null: never)';
+REVOKE ALL ON FUNCTION outbox._log_space() FROM PUBLIC;

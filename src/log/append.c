@@ -35,6 +35,7 @@
 #include "utils/memutils.h"
 
 #include "common/fault.h"
+#include "log/log_internal.h"
 #include "log/stamp.h"
 
 /*
@@ -91,6 +92,7 @@ pending_begin(void)
 {
 	MemoryContext oldcontext;
 
+	outbox_backlog_check();
 	pending.context = AllocSetContextCreate(TopTransactionContext,
 											"pg_outbox pending events",
 											ALLOCSET_DEFAULT_SIZES);
@@ -455,6 +457,7 @@ outbox_log_init(void)
 							"A transaction with more events writes them in parts.",
 							&event_buffer_kb, 1024, 64, MAX_KILOBYTES,
 							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	outbox_backlog_init();
 	RegisterXactCallback(log_xact_callback, NULL);
 	RegisterSubXactCallback(log_subxact_callback, NULL);
 }

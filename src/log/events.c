@@ -30,6 +30,8 @@
 #include "log/log_internal.h"
 
 PG_FUNCTION_INFO_V1(outbox_events);
+PG_FUNCTION_INFO_V1(outbox_log_rows);
+PG_FUNCTION_INFO_V1(outbox_log_space);
 
 #define EVENTS_NATTS 13
 
@@ -189,4 +191,76 @@ outbox_events(PG_FUNCTION_ARGS)
 	sink.stamp = 0;
 	outbox_log_visit_pending(put_event, &sink);
 	return (Datum) 0;
+}
+
+/* ---------------- for monitoring ---------------- */
+
+#define ROWS_NATTS 5
+#define ROW_HEAD_BYTES 32		/* enough for what outbox_events_start() reads */
+
+/*
+ * Describe one row of the log by its head alone.
+ */
+static void
+put_log_row(HeapTuple tup, TupleDesc desc, ReturnSetInfo *rsinfo)
+{
+	Datum		values[ROWS_NATTS];
+	bool		nulls[ROWS_NATTS] = {false};
+	bool		isnull;
+	Datum		d = heap_getattr(tup, LOG_EVENTS + 1, desc, &isnull);
+	bytea	   *head = DatumGetByteaPSlice(d, 0, ROW_HEAD_BYTES);
+	const char *pos = VARDATA_ANY(head);
+	OutboxEventCursor cur;
+
+	values[0] = heap_getattr(tup, LOG_XID + 1, desc, &isnull);
+	values[1] = heap_getattr(tup, LOG_STAMP + 1, desc, &nulls[1]);
+	values[2] = heap_getattr(tup, LOG_ID + 1, desc, &isnull);
+	values[3] = Int32GetDatum(outbox_events_start(&pos, pos + VARSIZE_ANY_EXHDR(head),
+												  DatumGetInt64(values[2]), &cur));
+	values[4] = TimestampTzGetDatum(time_t_to_timestamptz(0) + cur.time_ms * 1000);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	pfree(head);
+}
+
+Datum
+outbox_log_rows(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int segment = 0; segment < OUTBOX_LOG_SEGMENTS; segment++)
+	{
+		Relation	rel = table_open(outbox_segment_table(segment), AccessShareLock);
+		TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+		HeapTuple	tup;
+
+		while ((tup = heap_getnext(scan, ForwardScanDirection)) != NULL)
+		{
+			CHECK_FOR_INTERRUPTS();
+			put_log_row(tup, RelationGetDescr(rel), rsinfo);
+		}
+		table_endscan(scan);
+		table_close(rel, AccessShareLock);
+	}
+	return (Datum) 0;
+}
+
+/*
+ * Bytes that the log takes, and that it may take (null: no limit).
+ */
+Datum
+outbox_log_space(PG_FUNCTION_ARGS)
+{
+	Datum		values[2];
+	bool		nulls[2] = {false};
+	TupleDesc	desc;
+	int64		size = outbox_log_size();
+	int64		limit = outbox_log_limit(size);
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	values[0] = Int64GetDatum(size);
+	values[1] = Int64GetDatum(limit);
+	nulls[1] = limit < 0;
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }

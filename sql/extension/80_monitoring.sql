@@ -1,0 +1,101 @@
+-- What is going on: status, the log, figures.
+
+CREATE FUNCTION outbox._positions(OUT server text, OUT base pg_snapshot, OUT target pg_snapshot,
+								  OUT stamp bigint, OUT id bigint, OUT events bigint, OUT at timestamptz)
+	RETURNS SETOF record
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$
+SELECT DISTINCT ON (p.server) p.server, p.base, p.target, p.stamp, p.id, p.events, p.at
+FROM (SELECT * FROM outbox._position_0 UNION ALL SELECT * FROM outbox._position_1) AS p
+ORDER BY p.server, p.seq DESC
+$$;
+COMMENT ON FUNCTION outbox._positions() IS 'where the relay stands for each server';
+REVOKE ALL ON FUNCTION outbox._positions() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox._positions() TO pg_monitor;
+
+-- A row of the log counts for every server that has not passed it: with
+-- several servers the backlog of each is an upper bound.
+CREATE FUNCTION outbox._backlog(OUT server text, OUT events bigint, OUT oldest timestamptz)
+	RETURNS SETOF record
+	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$
+WITH r AS MATERIALIZED (SELECT * FROM outbox._log_rows() WHERE events > 0)
+SELECT p.server, coalesce(pg_catalog.sum(r.events), 0)::bigint, pg_catalog.min(r.occurred_at)
+FROM outbox._positions() AS p LEFT JOIN r
+	ON NOT pg_catalog.pg_visible_in_snapshot(r.xid, p.base)
+	AND (p.target IS NULL OR NOT pg_catalog.pg_visible_in_snapshot(r.xid, p.target)
+		OR coalesce(r.commit_stamp, r.id) >= p.stamp)
+	AND (p.id = 0 OR r.commit_stamp IS DISTINCT FROM p.stamp OR r.id > p.id)
+GROUP BY p.server
+$$;
+COMMENT ON FUNCTION outbox._backlog() IS 'events in the log that each server''s relay has not settled; reads the heads of the log''s rows, so it takes about a second for a million transactions';
+REVOKE ALL ON FUNCTION outbox._backlog() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox._backlog() TO pg_monitor;
+
+CREATE FUNCTION outbox._log_usage(OUT bytes bigint, OUT limit_bytes bigint)
+	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS 'SELECT * FROM outbox._log_space()';
+COMMENT ON FUNCTION outbox._log_usage() IS 'bytes that the event log takes, and at which new events are refused';
+REVOKE ALL ON FUNCTION outbox._log_usage() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox._log_usage() TO pg_monitor;
+
+CREATE VIEW outbox.stat_servers AS
+SELECT p.server, p.events AS settled_events, p.at AS last_settled_at,
+	b.events AS backlog_events, b.oldest AS oldest_event_at,
+	extract(epoch FROM pg_catalog.clock_timestamp() - b.oldest)::float8 AS lag_seconds
+FROM outbox._positions() AS p JOIN outbox._backlog() AS b USING (server);
+COMMENT ON VIEW outbox.stat_servers IS 'one row per server that events were published to: events settled (acknowledged, parked or dead) since the server was first used, events in the log not settled yet, and the age in seconds of the oldest of them (null: none)';
+
+CREATE VIEW outbox.stat_topics AS
+SELECT s.server, s.topic, s.state, s.reason, s.since,
+	(SELECT pg_catalog.count(*) FROM outbox._parked AS k WHERE k.stream = s.id) AS parked_events
+FROM outbox._stream AS s;
+COMMENT ON VIEW outbox.stat_topics IS 'delivery of each topic: live, stopped (with the reason; its events are parked and sent when it goes on) or paused';
+
+CREATE VIEW outbox.stat_log AS
+SELECT u.bytes, u.limit_bytes, (SELECT last_value FROM outbox._log_current) AS rotations
+FROM outbox._log_usage() AS u;
+COMMENT ON VIEW outbox.stat_log IS 'the event log: bytes it takes, bytes at which new events are refused (pg_outbox.max_backlog; null: never), how often it went on to the next segment';
+
+CREATE VIEW outbox.status AS
+SELECT 'worker' AS kind, w.worker AS name, w.state,
+	CASE WHEN w.state IN ('running', 'idle', 'none') THEN 'ok'
+		 WHEN w.last_error IS NOT NULL AND w.pid IS NULL THEN 'failing' ELSE 'waiting' END AS health,
+	w.waiting_for, NULL::bigint AS backlog, NULL::float8 AS lag_seconds,
+	w.last_error, w.last_error_at
+FROM outbox._workers() AS w
+UNION ALL
+SELECT 'server', v.server, 'publishing', CASE WHEN v.lag_seconds > 60 THEN 'late' ELSE 'ok' END,
+	NULL, v.backlog_events, v.lag_seconds, NULL, NULL
+FROM outbox.stat_servers AS v
+UNION ALL
+SELECT 'topic', t.topic, t.state, CASE t.state WHEN 'live' THEN 'ok' WHEN 'paused' THEN 'paused' ELSE 'stopped' END,
+	NULL, t.parked_events, NULL, t.reason, t.since
+FROM outbox.stat_topics AS t
+UNION ALL
+SELECT 'subscription', s.name, s.state,
+	CASE WHEN s.state = 'running' THEN 'ok' ELSE s.state END, NULL,
+	(SELECT pg_catalog.sum(greatest(o.high_watermark - o.next_offset, 0))::bigint
+	 FROM outbox._offset AS o WHERE o.subscription = s.name), NULL,
+	s.stopped_reason, s.stopped_at
+FROM outbox._subscription AS s
+UNION ALL
+SELECT 'dead letters', d.direction, 'waiting', 'attention', NULL, pg_catalog.count(*), NULL,
+	(pg_catalog.array_agg(d.message ORDER BY d.id DESC))[1], pg_catalog.max(d.last_at)
+FROM outbox._dead_letter AS d WHERE d.state = 'dead' GROUP BY d.direction
+UNION ALL
+SELECT 'log', 'event log', 'open',
+	CASE WHEN l.limit_bytes IS NULL OR l.bytes < 0.8 * l.limit_bytes THEN 'ok'
+		 WHEN l.bytes < l.limit_bytes THEN 'nearly full' ELSE 'full' END,
+	NULL, l.bytes, NULL, NULL, NULL
+FROM outbox.stat_log AS l;
+COMMENT ON VIEW outbox.status IS 'one row per worker, server, topic, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), failing, stopped, paused, attention, nearly full or full; backlog is in events (log: bytes), lag in seconds';
+
+CREATE VIEW outbox.events AS
+SELECT e.id, e.version, e.op, coalesce(e.server, s.server) AS server, coalesce(e.topic, s.topic) AS topic,
+	pg_catalog.convert_from(e.key, 'UTF8') AS key, e.value, e.headers, e.occurred_at,
+	e.xid, e.commit_stamp, e.uncommitted
+FROM outbox._events() AS e LEFT JOIN outbox._stream AS s ON s.id = e.stream;
+COMMENT ON VIEW outbox.events IS 'events in the log, the uncommitted ones of this session included: op (c, u, d, r as Debezium''s; null: emit), key as text, value as the bytes that are sent (null: tombstone), headers without those the relay adds (id, op, version); delivered events remain until their segment is emptied. Who may read it needs EXECUTE on outbox._events() as well';
+
+GRANT SELECT ON outbox.stat_servers, outbox.stat_topics, outbox.stat_log, outbox.status TO pg_monitor;

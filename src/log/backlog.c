@@ -1,0 +1,123 @@
+/*-------------------------------------------------------------------------
+ *
+ * backlog.c
+ *	  A bound for the disk space that undelivered events take.
+ *
+ * When Kafka is away for long, the log grows.  Before it fills the disk and
+ * stops the whole server, new events are refused, with an error that says why;
+ * the application's transaction fails rather than its event being lost.
+ *
+ * A backend looks at the log's size at its first event and then at most once
+ * a second, so a limit can be overrun by what is written within a second.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "log/log.h"
+
+#include <limits.h>
+#include <sys/statvfs.h>
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+#include "log/log_internal.h"
+
+#define LOOK_INTERVAL_MS 1000
+#define WARN_INTERVAL_MS 60000
+#define WARN_SHARE 0.8
+
+static int	max_backlog_mb = -1;
+static TimestampTz looked_at = 0;
+static TimestampTz warned_at = 0;
+static bool full = false;
+static int64 size_seen;
+static int64 limit_seen;
+
+int64
+outbox_log_size(void)
+{
+	int64		size = 0;
+
+	for (int i = 0; i < OUTBOX_LOG_SEGMENTS; i++)
+		size += outbox_segment_size(i);
+	return size;
+}
+
+/*
+ * The limit in bytes; -1: none.  By default the log may take half of the
+ * space that is free without it on the data directory's file system.
+ */
+int64
+outbox_log_limit(int64 size)
+{
+	struct statvfs fs;
+
+	if (max_backlog_mb == 0)
+		return -1;
+	if (max_backlog_mb > 0)
+		return (int64) max_backlog_mb * 1024 * 1024;
+	if (statvfs(DataDir, &fs) != 0)
+		return -1;
+	return (size + (int64) fs.f_bavail * (int64) fs.f_frsize) / 2;
+}
+
+static void
+look(TimestampTz now)
+{
+	looked_at = now;
+	size_seen = outbox_log_size();
+	limit_seen = outbox_log_limit(size_seen);
+	full = limit_seen >= 0 && size_seen >= limit_seen;
+	if (full || limit_seen < 0 || size_seen < WARN_SHARE * limit_seen)
+		return;
+	if (!TimestampDifferenceExceeds(warned_at, now, WARN_INTERVAL_MS))
+		return;
+	warned_at = now;
+	ereport(LOG,
+			(errmsg("the event log has reached %lld MB of the %lld MB it may take",
+					(long long) size_seen / (1024 * 1024),
+					(long long) limit_seen / (1024 * 1024)),
+			 errhint("See outbox.status for what its delivery waits for.")));
+}
+
+/*
+ * Refuse a new event if the log has reached its limit.
+ */
+void
+outbox_backlog_check(void)
+{
+	TimestampTz now = GetCurrentStatementStartTimestamp();
+
+	if (TimestampDifferenceExceeds(looked_at, now, LOOK_INTERVAL_MS) || full)
+		look(now);
+	if (full)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("the event log is full"),
+				 errdetail("Events that wait for delivery take %lld MB; the limit is %lld MB.",
+						   (long long) size_seen / (1024 * 1024),
+						   (long long) limit_seen / (1024 * 1024)),
+				 errhint("See outbox.status for what delivery waits for, or raise pg_outbox.max_backlog.")));
+}
+
+/*
+ * Another limit: look again at once.
+ */
+static void
+assign_max_backlog(int newval, void *extra)
+{
+	looked_at = 0;
+}
+
+void
+outbox_backlog_init(void)
+{
+	DefineCustomIntVariable("pg_outbox.max_backlog",
+							"Size of the event log at which new events are refused.",
+							"-1: half of the disk space that would be free without the log; 0: no limit.",
+							&max_backlog_mb, -1, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MB, NULL, assign_max_backlog, NULL);
+}

@@ -1,0 +1,47 @@
+# A broker that is away costs disk up to a limit, and nothing else.
+
+use strict;
+use warnings FATAL => 'all';
+
+use OutboxTest;
+use Test::More;
+
+my $broker = outbox_broker(mock => 1);
+my $node = outbox_node('users');
+outbox_install($node, 'postgres', $broker);
+my $topic = unique_topic('backlog');
+
+$node->safe_psql('postgres', "SELECT outbox.emit('$topic', 'k', 'first')");
+topic_wait($broker, $topic, 1);
+mock_control($broker, 'down', 'all');
+
+$node->safe_psql('postgres',
+	"SELECT outbox.emit('$topic', 'k', repeat('x', 1000)) FROM generate_series(1, 3000)");
+is_soon($node, 'postgres',
+	"SELECT backlog_events, lag_seconds IS NOT NULL FROM outbox.stat_servers", '3000|t',
+	'the backlog is counted');
+is_soon($node, 'postgres',
+	"SELECT waiting_for IS NOT NULL FROM outbox.status WHERE kind = 'worker' AND name = 'relay'",
+	't', 'status says what the relay waits for');
+
+my ($rc, $out, $err) = $node->psql('postgres', <<"END");
+SET pg_outbox.max_backlog = '3MB';
+\\set VERBOSITY verbose
+SELECT outbox.emit('$topic', 'k', 'one too many');
+END
+isnt($rc, 0, 'a full log refuses events');
+like($err, qr/53400: +the event log is full/, 'with its own SQLSTATE');
+like($err, qr/limit is 3 MB/, 'and the figures');
+is( $node->safe_psql('postgres',
+		"SET pg_outbox.max_backlog = '3MB'; SELECT health FROM outbox.status WHERE kind = 'log'"),
+	'full', 'status says that it is full');
+
+mock_control($broker, 'up', 'all');
+is_soon($node, 'postgres', 'SELECT backlog_events FROM outbox.stat_servers', '0',
+	'the backlog is delivered when the broker is back');
+my @records = topic_read($broker, $topic);
+my %id = map { ($_->{headers}{id} => 1) } @records;
+is(scalar(keys %id), 3001, 'all of it');
+
+$node->stop('fast');
+done_testing();
