@@ -63,6 +63,8 @@ CREATE TABLE outbox._stream (
 	UNIQUE (server, topic)
 );
 COMMENT ON TABLE outbox._stream IS 'topics written to, with the state of their delivery';
+SELECT pg_catalog.pg_extension_config_dump('outbox._stream', '');
+SELECT pg_catalog.pg_extension_config_dump('outbox._stream_id_seq', '');
 
 -- Events of stopped and paused topics, in the order in which they are sent
 -- once the topic goes on.

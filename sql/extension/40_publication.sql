@@ -7,9 +7,10 @@ CREATE TABLE outbox._publication (
 	kind			text NOT NULL DEFAULT 'table' CHECK (kind IN ('table', 'outbox')),
 	server			text NOT NULL,
 	topic			text NOT NULL,
-	stream			integer NOT NULL,
+	stream			integer,
 	mode			text NOT NULL DEFAULT 'full' CHECK (mode IN ('full', 'key')),
 	columns			text[],
+	labels			text[],
 	identity		text[] NOT NULL,
 	partition_by	text[],
 	filter			text,
@@ -20,20 +21,95 @@ CREATE TABLE outbox._publication (
 	skip_unchanged	boolean NOT NULL DEFAULT false,
 	since			bigint NOT NULL,
 	state			text NOT NULL DEFAULT 'live' CHECK (state IN ('live', 'paused', 'incomplete')),
-	created_at		timestamptz NOT NULL DEFAULT pg_catalog.now()
+	created_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	CHECK (cardinality(columns) = cardinality(labels)),
+	CHECK (kind = 'outbox' OR stream IS NOT NULL)
 );
 CREATE INDEX _publication_source_idx ON outbox._publication (source);
-COMMENT ON TABLE outbox._publication IS 'publications; columns: entries "name" or "name AS other", null: all; identity: columns of the unique key; partition_by: columns of the message key, null: the identity; since: the stamp at which capture began, below every captured event; state incomplete: events were refused, the publication needs a new copy';
+COMMENT ON TABLE outbox._publication IS 'publications; columns: names of the published columns, null: all; labels: their names on the wire (kind outbox: the role of each: id, aggregatetype, aggregateid, type, payload); identity: columns of the unique key; partition_by: columns of the message key, null: the identity; topic: for kind outbox a pattern, stream null then; since: the stamp at which capture began, below every captured event; state incomplete: events were refused, the publication needs a new copy';
+SELECT pg_catalog.pg_extension_config_dump('outbox._publication', '');
+SELECT pg_catalog.pg_extension_config_dump('outbox._publication_id_seq', '');
 
 CREATE FUNCTION outbox._capture() RETURNS trigger
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_capture';
 COMMENT ON FUNCTION outbox._capture() IS 'trigger of captured tables, made by outbox.publish: records an event per changed row and publication';
 
+CREATE FUNCTION outbox._capture_adopted() RETURNS trigger
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_capture_adopted';
+COMMENT ON FUNCTION outbox._capture_adopted() IS 'trigger of adopted outbox tables, made by outbox.adopt: an inserted row is an event';
+
 CREATE FUNCTION outbox._refuse_truncate() RETURNS trigger
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_refuse_truncate';
 COMMENT ON FUNCTION outbox._refuse_truncate() IS 'trigger of captured tables: TRUNCATE would leave the replicas as they are';
+
+-- Keeps publications right when their tables are altered or dropped.
+CREATE FUNCTION outbox._table_altered() RETURNS event_trigger
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_table_altered';
+COMMENT ON FUNCTION outbox._table_altered() IS 'publications follow a column''s new name; partitions get the trigger that refuses TRUNCATE';
+CREATE FUNCTION outbox._objects_dropped() RETURNS event_trigger
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_objects_dropped';
+COMMENT ON FUNCTION outbox._objects_dropped() IS 'publications go with their table; what they need of it is not dropped';
+CREATE EVENT TRIGGER outbox_table_altered ON ddl_command_end
+	WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE')
+	EXECUTE FUNCTION outbox._table_altered();
+CREATE EVENT TRIGGER outbox_objects_dropped ON sql_drop
+	EXECUTE FUNCTION outbox._objects_dropped();
+COMMENT ON EVENT TRIGGER outbox_table_altered IS 'pg_outbox: publications follow changes of their tables';
+COMMENT ON EVENT TRIGGER outbox_objects_dropped IS 'pg_outbox: publications go with their tables';
+
+CREATE FUNCTION outbox.publish(source regclass, topic text DEFAULT NULL, name text DEFAULT NULL,
+							   columns text[] DEFAULT NULL, mode text DEFAULT 'full',
+							   partition_by text[] DEFAULT NULL, filter text DEFAULT NULL,
+							   event_type text DEFAULT NULL, headers jsonb DEFAULT NULL,
+							   initial text DEFAULT 'copy', server text DEFAULT NULL,
+							   identity text DEFAULT NULL, on_truncate text DEFAULT 'error',
+							   skip_unchanged boolean DEFAULT false,
+							   with_headers text[] DEFAULT NULL)
+	RETURNS text
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_publish';
+COMMENT ON FUNCTION outbox.publish(regclass, text, text, text[], text, text[], text, text, jsonb, text, text, text, text, boolean, text[]) IS
+'publishes every committed change of a table, and by default the rows it has now, to a topic; returns the publication''s name. Calling it again makes the publication what the call says. topic: default pg_outbox.default_topic; name: default the table''s, with its schema unless that is public; columns: published ones, "name" or "name AS other", default all; mode: full (the row) or key (its identity only); partition_by: columns of the message key, default the identity; filter: boolean expression over the row''s columns, a row that leaves it is deleted, one that enters it created; event_type: header type; headers: fixed ones, an object; initial: copy or none; server: default pg_outbox.default_server; identity: name of a unique index, default the primary key; on_truncate: error or ignore; skip_unchanged: no event if no published column changed; with_headers: of source, txid; default pg_outbox.default_with_headers. Needs the table''s ownership and USAGE on the server; waits for transactions that are writing to the table (lock_timeout applies) at first, and when server, topic, mode, columns, identity or filter change. Errors: 42501, 42704, 42809, 42703, 55000, 22023, 42602, 0A000, 42P17, 42P20, 42803';
+
+CREATE FUNCTION outbox.unpublish(name text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_unpublish';
+COMMENT ON FUNCTION outbox.unpublish(text) IS 'ends a publication: later changes make no events; those recorded so far are still sent. Needs the table''s ownership. Errors: 42704 if there is no such publication, 42501';
+
+CREATE VIEW outbox.publications WITH (security_barrier) AS
+	SELECT p.name, p.source, p.kind, p.server, p.topic, p.mode,
+		(SELECT pg_catalog.array_agg(CASE WHEN u.c = u.l THEN u.c ELSE u.c || ' AS ' || u.l END ORDER BY u.n)
+		 FROM ROWS FROM (pg_catalog.unnest(p.columns), pg_catalog.unnest(p.labels)) WITH ORDINALITY AS u (c, l, n)) AS columns,
+		p.identity, p.partition_by, p.filter, p.event_type, p.headers, p.with_headers,
+		p.on_truncate, p.skip_unchanged, p.state,
+		CASE
+			WHEN c.oid IS NULL THEN 'the table does not exist'
+			WHEN t.tgenabled IS NULL THEN 'the trigger that captures changes is missing'
+			WHEN t.tgenabled NOT IN ('O', 'A') THEN 'the trigger that captures changes is disabled'
+			WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_server s WHERE s.srvname = p.server) THEN 'the server does not exist'
+			WHEN p.kind = 'table' AND NOT EXISTS (
+				SELECT FROM pg_catalog.pg_index i
+				WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
+					AND (SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attname)
+						 FROM pg_catalog.pg_attribute a
+						 WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+					= (SELECT pg_catalog.array_agg(n ORDER BY n::name) FROM pg_catalog.unnest(p.identity) n))
+				THEN 'no unique index on the identity'
+		END AS problem,
+		p.created_at
+	FROM outbox._publication p
+		LEFT JOIN pg_catalog.pg_class c ON c.oid = p.source
+		LEFT JOIN pg_catalog.pg_trigger t ON t.tgrelid = p.source AND t.tgfoid =
+			CASE p.kind WHEN 'table' THEN 'outbox._capture'::pg_catalog.regproc ELSE 'outbox._capture_adopted'::pg_catalog.regproc END
+	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
+		OR pg_catalog.pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW outbox.publications IS 'publications of one''s own tables, all of them for members of pg_monitor. columns: null = all; partition_by: null = the identity; kind: table, or outbox (made by adopt(); topic is a pattern then, columns have their roles as names); state: live, paused, or incomplete (events were refused: call outbox.copy); problem: why it does not do what it should, null if it does';
+GRANT SELECT ON outbox.publications TO PUBLIC;
 
 CREATE FUNCTION outbox.emit(topic text, key text, payload text,
 							event_type text DEFAULT NULL, headers jsonb DEFAULT NULL,

@@ -19,9 +19,8 @@
 #include "log/event.h"
 
 /* Headers that are only sent where a publication asks for them. */
-#define CAPTURE_HEADER_SOURCE	0x01	/* database identity and table */
+#define CAPTURE_HEADER_SOURCE	0x01	/* database, schema and table */
 #define CAPTURE_HEADER_TXID		0x02
-#define CAPTURE_HEADER_TIME		0x04
 
 /* A published column of one relation (attribute numbers differ in partitions). */
 typedef struct CapturedColumn
@@ -57,6 +56,7 @@ typedef struct CapturedPublication
 
 	/* which changes are sent */
 	bool		skip_unchanged;
+	bool		refuse_truncate;
 	ExprState  *filter;			/* NULL: every row */
 	ExprContext *econtext;
 
@@ -101,9 +101,27 @@ extern void outbox_jsonb_headers(StringInfo buf, Jsonb *headers);
 
 extern bool outbox_capture_enabled(void);
 
+/* Raises unless Kafka takes the name for a topic. */
+extern void outbox_topic_check(const char *topic);
+
+/*
+ * The server to publish to (NULL: pg_outbox.default_server).  Raises unless
+ * the current user may publish to the topic there.
+ */
+extern const char *outbox_topic_server(const char *server, const char *topic);
+
 /* Milliseconds since the Unix epoch of the current statement's start. */
 extern int64 outbox_statement_time_ms(void);
 
+/* Have the publication's present rows published by the relay worker. */
+extern void outbox_copy_request(const char *publication);
+
+/* Shared by publish and adopt: check arguments. */
+extern char *outbox_choice_check(char *value, const char *parameter,
+								 const char *first, const char *second);
+extern void outbox_publication_name_check(const char *name);
+
+extern void outbox_publish_init(void);
 extern void outbox_capture_init(void);
 
 #endif							/* OUTBOX_CAPTURE_H */

@@ -135,8 +135,8 @@ outbox_jsonb_headers(StringInfo buf, Jsonb *headers)
 
 /* ---------------- emit ---------------- */
 
-static void
-check_topic(const char *topic)
+void
+outbox_topic_check(const char *topic)
 {
 	size_t		len = strlen(topic);
 
@@ -150,11 +150,8 @@ check_topic(const char *topic)
 						   MAX_TOPIC_LEN)));
 }
 
-/*
- * The server to publish to, with the right to do so checked.
- */
-static const char *
-check_server(const char *server, const char *topic)
+const char *
+outbox_topic_server(const char *server, const char *topic)
 {
 	Oid			serverid;
 	AclResult	acl;
@@ -199,10 +196,10 @@ emit_event(FunctionCallInfo fcinfo, const char *payload, int payload_len)
 
 	memset(&ev, 0, sizeof(ev));
 	ev.topic = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	check_topic(ev.topic);
+	outbox_topic_check(ev.topic);
 	ev.topic_len = strlen(ev.topic);
-	ev.server = check_server(PG_ARGISNULL(5) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(5)),
-							 ev.topic);
+	ev.server = outbox_topic_server(PG_ARGISNULL(5) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(5)),
+									ev.topic);
 	ev.server_len = strlen(ev.server);
 	if (!PG_ARGISNULL(1))
 	{
@@ -337,4 +334,5 @@ outbox_capture_init(void)
 	define_header_setting("pg_outbox.causation_id",
 						  "Sent with each event as header \"causation_id\".",
 						  &causation_id);
+	outbox_publish_init();
 }

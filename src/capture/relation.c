@@ -24,12 +24,9 @@
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "parser/parse_clause.h"
-#include "parser/parse_collate.h"
-#include "parser/parse_node.h"
-#include "parser/parse_relation.h"
-#include "parser/parser.h"
+#include "nodes/makefuncs.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -38,22 +35,25 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
+#include "capture/filter.h"
+#include "capture/publication.h"
 #include "common/catalog.h"
 
 static HTAB *captured = NULL;
 
 static const char *const publications_query =
-"SELECT id, name, source, stream, mode = 'key', columns, identity, partition_by,"
-"       filter, event_type, headers, with_headers, skip_unchanged"
+"SELECT id, name, source, stream, mode = 'key', columns, labels, identity, partition_by,"
+"       filter, event_type, headers, with_headers, skip_unchanged, on_truncate = 'error'"
 "  FROM outbox._publication"
 " WHERE source = ANY ($1) AND kind = 'table' AND state <> 'incomplete' ORDER BY id";
 
 enum
 {
-	Q_ID = 1, Q_NAME, Q_SOURCE, Q_STREAM, Q_THIN, Q_COLUMNS, Q_IDENTITY,
+	Q_ID = 1, Q_NAME, Q_SOURCE, Q_STREAM, Q_THIN, Q_COLUMNS, Q_LABELS, Q_IDENTITY,
 	Q_PARTITION_BY, Q_FILTER, Q_EVENT_TYPE, Q_HEADERS, Q_WITH_HEADERS,
-	Q_SKIP_UNCHANGED
+	Q_SKIP_UNCHANGED, Q_REFUSE_TRUNCATE
 };
 
 /* ---------------- invalidation ---------------- */
@@ -78,6 +78,15 @@ captured_invalidate(Datum arg, Oid relid)
 		entry->valid = false;
 }
 
+/*
+ * A schema has another name: so have the tables that plans look at.
+ */
+static void
+schema_invalidate(Datum arg, int cacheid, uint32 hashvalue)
+{
+	captured_invalidate(arg, InvalidOid);
+}
+
 void
 outbox_capture_invalidate(Oid relid)
 {
@@ -90,23 +99,6 @@ outbox_capture_invalidate(Oid relid)
 }
 
 /* ---------------- building ---------------- */
-
-/*
- * Split "name AS other"; the text was checked when the publication was made.
- */
-static void
-split_column(const char *entry, char **name, char **label)
-{
-	const char *as = strstr(entry, " AS ");
-
-	if (as == NULL)
-		*name = *label = pstrdup(entry);
-	else
-	{
-		*name = pnstrdup(entry, as - entry);
-		*label = pstrdup(as + 4);
-	}
-}
 
 static void
 init_column(CapturedColumn *col, Relation rel, AttrNumber attnum,
@@ -126,109 +118,74 @@ init_column(CapturedColumn *col, Relation rel, AttrNumber attnum,
 }
 
 /*
- * Prepare the listed columns; the label of a listed one may come from the
- * publication's renames.
+ * The name on the wire of a column: the publication may rename it.
+ */
+static const char *
+column_label(const char *name, List *columns, List *labels)
+{
+	ListCell   *lc;
+	ListCell   *ll;
+
+	forboth(lc, columns, ll, labels)
+		if (strcmp(lfirst(lc), name) == 0)
+			return lfirst(ll);
+	return name;
+}
+
+/*
+ * Prepare the columns of "list", named as "columns" and "labels" say.
  */
 static void
-init_listed_columns(CapturedColumns *columns, Relation rel, ArrayType *list,
-					ArrayType *renames, CapturedRelation *entry)
+init_listed_columns(CapturedColumns *captured_columns, Relation rel, List *list,
+					List *columns, List *labels, CapturedRelation *entry)
 {
-	Datum	   *elems;
-	Datum	   *relems = NULL;
-	int			nelems;
-	int			nrenames = 0;
+	ListCell   *lc;
 
-	deconstruct_array(list, TEXTOID, -1, false, TYPALIGN_INT, &elems, NULL, &nelems);
-	if (renames != NULL)
-		deconstruct_array(renames, TEXTOID, -1, false, TYPALIGN_INT, &relems, NULL, &nrenames);
-
-	columns->cols = palloc0(sizeof(CapturedColumn) * Max(nelems, 1));
-	columns->ncols = nelems;
-	for (int i = 0; i < nelems; i++)
+	captured_columns->cols = palloc0(sizeof(CapturedColumn) * Max(list_length(list), 1));
+	foreach(lc, list)
 	{
-		char	   *name;
-		char	   *label;
-		AttrNumber	attnum;
+		const char *name = lfirst(lc);
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
 
-		split_column(TextDatumGetCString(elems[i]), &name, &label);
-		for (int j = 0; j < nrenames; j++)
-		{
-			char	   *rname;
-			char	   *rlabel;
-
-			split_column(TextDatumGetCString(relems[j]), &rname, &rlabel);
-			if (strcmp(rname, name) == 0)
-				label = rlabel;
-		}
-		attnum = get_attnum(RelationGetRelid(rel), name);
 		if (attnum <= 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("published column \"%s\" of relation \"%s\" does not exist",
 							name, RelationGetRelationName(rel)),
 					 errhint("Call outbox.publish again with the columns that are to be published.")));
-		init_column(&columns->cols[i], rel, attnum, label, entry);
-	}
-}
-
-static void
-init_all_columns(CapturedColumns *columns, Relation rel, CapturedRelation *entry)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-
-	columns->cols = palloc0(sizeof(CapturedColumn) * Max(desc->natts, 1));
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-
-		if (!att->attisdropped)
-			init_column(&columns->cols[columns->ncols++], rel, att->attnum,
-						NameStr(att->attname), entry);
+		init_column(&captured_columns->cols[captured_columns->ncols++], rel, attnum,
+					column_label(name, columns, labels), entry);
 	}
 }
 
 /*
- * Parse the row filter in the scope of the relation's columns.  Functions and
- * types are looked up in pg_catalog only, or where the text says.
+ * All columns of the published table, in its order, which a partition may not
+ * have.
  */
-static ExprState *
-init_filter(const char *text, Relation rel)
+static List *
+all_columns(Oid root)
 {
-	char	   *sql = psprintf("SELECT WHERE %s", text);
-	List	   *parsetree = raw_parser(sql, RAW_PARSE_DEFAULT);
-	SelectStmt *stmt = castNode(SelectStmt, linitial_node(RawStmt, parsetree)->stmt);
-	ParseState *pstate = make_parsestate(NULL);
-	ParseNamespaceItem *nsitem;
-	Node	   *clause;
+	Relation	rel = relation_open(root, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	List	   *names = NIL;
 
-	nsitem = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL,
-										   false, true);
-	addNSItemToQuery(pstate, nsitem, false, true, true);
-	clause = transformWhereClause(pstate, stmt->whereClause, EXPR_KIND_WHERE,
-								  "publication filter");
-	assign_expr_collations(pstate, clause);
-	free_parsestate(pstate);
-	return ExecPrepareExpr((Expr *) clause, CreateExecutorState());
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		/* triggers do not see virtual generated columns */
+		if (!att->attisdropped && att->attgenerated != 'v')
+			names = lappend(names, pstrdup(NameStr(att->attname)));
+	}
+	relation_close(rel, AccessShareLock);
+	return names;
 }
 
 static int
-init_with_headers(ArrayType *list)
+init_with_headers(List *list)
 {
-	Datum	   *elems;
-	int			nelems;
-	int			flags = 0;
-
-	deconstruct_array(list, TEXTOID, -1, false, TYPALIGN_INT, &elems, NULL, &nelems);
-	for (int i = 0; i < nelems; i++)
-	{
-		char	   *name = TextDatumGetCString(elems[i]);
-
-		if (strcmp(name, "source") == 0)
-			flags |= CAPTURE_HEADER_SOURCE;
-		else if (strcmp(name, "txid") == 0)
-			flags |= CAPTURE_HEADER_TXID;
-	}
-	return flags;
+	return (outbox_list_has(list, "source") ? CAPTURE_HEADER_SOURCE : 0) |
+		(outbox_list_has(list, "txid") ? CAPTURE_HEADER_TXID : 0);
 }
 
 static char *
@@ -237,13 +194,13 @@ text_column(HeapTuple tup, TupleDesc desc, int column)
 	return SPI_getvalue(tup, desc, column);
 }
 
-static ArrayType *
-array_column(HeapTuple tup, TupleDesc desc, int column)
+static List *
+list_column(HeapTuple tup, TupleDesc desc, int column)
 {
 	bool		isnull;
 	Datum		d = SPI_getbinval(tup, desc, column, &isnull);
 
-	return isnull ? NULL : DatumGetArrayTypePCopy(d);
+	return isnull ? NIL : outbox_text_list(DatumGetArrayTypeP(d), "columns");
 }
 
 static void
@@ -256,21 +213,33 @@ init_headers(CapturedPublication *pub, HeapTuple tup, TupleDesc desc)
 
 	initStringInfo(&buf);
 	if (type != NULL)
+	{
+		type = pg_server_to_any(type, strlen(type), PG_UTF8);
 		outbox_header_pack(&buf, "type", type, strlen(type));
+	}
 	if (!isnull)
 		outbox_jsonb_headers(&buf, DatumGetJsonbP(fixed));
 	pub->headers = buf.len > 0 ? buf.data : NULL;
 	pub->headers_len = buf.len;
-	pub->with_headers = init_with_headers(array_column(tup, desc, Q_WITH_HEADERS));
+	pub->with_headers = init_with_headers(list_column(tup, desc, Q_WITH_HEADERS));
+}
+
+static void
+init_filter(CapturedPublication *pub, Relation rel)
+{
+	Node	   *expr = outbox_filter_parse(pub->filter_text, rel);
+
+	pub->filter = ExecPrepareQual(make_ands_implicit((Expr *) expr), CreateExecutorState());
+	pub->econtext = CreateStandaloneExprContext();
 }
 
 static void
 init_publication(CapturedPublication *pub, Relation rel, CapturedRelation *entry,
 				 HeapTuple tup, TupleDesc desc)
 {
-	ArrayType  *columns = array_column(tup, desc, Q_COLUMNS);
-	ArrayType  *identity = array_column(tup, desc, Q_IDENTITY);
-	ArrayType  *partition_by = array_column(tup, desc, Q_PARTITION_BY);
+	List	   *columns = list_column(tup, desc, Q_COLUMNS);
+	List	   *labels = list_column(tup, desc, Q_LABELS);
+	List	   *partition_by = list_column(tup, desc, Q_PARTITION_BY);
 	bool		isnull;
 
 	pub->pubid = DatumGetInt32(SPI_getbinval(tup, desc, Q_ID, &isnull));
@@ -279,24 +248,21 @@ init_publication(CapturedPublication *pub, Relation rel, CapturedRelation *entry
 	pub->stream = DatumGetInt32(SPI_getbinval(tup, desc, Q_STREAM, &isnull));
 	pub->thin = DatumGetBool(SPI_getbinval(tup, desc, Q_THIN, &isnull));
 	pub->skip_unchanged = DatumGetBool(SPI_getbinval(tup, desc, Q_SKIP_UNCHANGED, &isnull));
+	pub->refuse_truncate = DatumGetBool(SPI_getbinval(tup, desc, Q_REFUSE_TRUNCATE, &isnull));
 	pub->filter_text = text_column(tup, desc, Q_FILTER);
 
-	init_listed_columns(&pub->identity, rel, identity, columns, entry);
-	if (columns == NULL)
-		init_all_columns(&pub->value, rel, entry);
-	else
-		init_listed_columns(&pub->value, rel, columns, NULL, entry);
-	pub->key_is_identity = (partition_by == NULL);
+	init_listed_columns(&pub->identity, rel, list_column(tup, desc, Q_IDENTITY),
+						columns, labels, entry);
+	init_listed_columns(&pub->value, rel, columns ? columns : all_columns(pub->root),
+						columns, labels, entry);
+	pub->key_is_identity = (partition_by == NIL);
 	if (pub->key_is_identity)
 		pub->key = pub->identity;
 	else
-		init_listed_columns(&pub->key, rel, partition_by, columns, entry);
+		init_listed_columns(&pub->key, rel, partition_by, columns, labels, entry);
 	init_headers(pub, tup, desc);
 	if (pub->filter_text != NULL)
-	{
-		pub->filter = init_filter(pub->filter_text, rel);
-		pub->econtext = CreateStandaloneExprContext();
-	}
+		init_filter(pub, rel);
 }
 
 /*
@@ -319,18 +285,9 @@ publication_sources(Relation rel)
 										   true, TYPALIGN_INT));
 }
 
-/*
- * Read the publications and prepare them.  An error leaves the entry invalid.
- */
 static void
-captured_build(CapturedRelation *entry, Relation rel)
+captured_reset(CapturedRelation *entry)
 {
-	OutboxOwnerScope scope;
-	Oid			argtypes[1] = {REGCLASSARRAYOID};
-	Datum		args[1];
-	SPIPlanPtr	plan;
-	MemoryContext spicontext;
-
 	for (int i = 0; i < entry->npubs; i++)
 		if (entry->pubs[i].probe_plan != NULL)
 			SPI_freeplan(entry->pubs[i].probe_plan);
@@ -341,15 +298,40 @@ captured_build(CapturedRelation *entry, Relation rel)
 	entry->context = AllocSetContextCreate(CacheMemoryContext,
 										   "pg_outbox captured relation",
 										   ALLOCSET_SMALL_SIZES);
+}
+
+/*
+ * Leaves the rows in SPI_tuptable.  Only this needs the extension's rights;
+ * preparing a filter may run functions, and that never happens with them.
+ */
+static void
+read_publications(Relation rel)
+{
+	OutboxOwnerScope scope;
+	Oid			argtypes[1] = {REGCLASSARRAYOID};
+	Datum		args[1] = {publication_sources(rel)};
+	SPIPlanPtr	plan;
 
 	outbox_owner_enter(&scope);
-	SPI_connect();
-	args[0] = publication_sources(rel);
 	plan = SPI_prepare(publications_query, 1, argtypes);
 	if (plan == NULL ||
 		SPI_execute_snapshot(plan, args, NULL, GetLatestSnapshot(),
 							 InvalidSnapshot, true, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read publications: %s", SPI_result_code_string(SPI_result));
+	outbox_owner_leave(&scope);
+}
+
+/*
+ * Read the publications and prepare them.  An error leaves the entry invalid.
+ */
+static void
+captured_build(CapturedRelation *entry, Relation rel)
+{
+	MemoryContext spicontext;
+
+	captured_reset(entry);
+	SPI_connect();
+	read_publications(rel);
 
 	spicontext = MemoryContextSwitchTo(entry->context);
 	entry->pubs = palloc0(sizeof(CapturedPublication) * Max(SPI_processed, 1));
@@ -359,7 +341,6 @@ captured_build(CapturedRelation *entry, Relation rel)
 	entry->npubs = (int) SPI_processed;
 	MemoryContextSwitchTo(spicontext);
 	SPI_finish();
-	outbox_owner_leave(&scope);
 }
 
 CapturedRelation *
@@ -379,6 +360,7 @@ outbox_captured_relation(Relation rel)
 		captured = hash_create("pg_outbox captured relations", 32, &ctl,
 							   HASH_ELEM | HASH_BLOBS);
 		CacheRegisterRelcacheCallback(captured_invalidate, (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, schema_invalidate, (Datum) 0);
 	}
 
 	entry = hash_search(captured, &relid, HASH_ENTER, &found);
@@ -404,6 +386,10 @@ outbox_captured_relation(Relation rel)
 
 /* ---------------- looking for a row ---------------- */
 
+/*
+ * Operators are named with their schema: the search path is the writer's, the
+ * rights are the table owner's.
+ */
 static SPIPlanPtr
 probe_prepare(CapturedPublication *pub, Relation rel)
 {
@@ -419,18 +405,19 @@ probe_prepare(CapturedPublication *pub, Relation rel)
 	{
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel),
 											  pub->identity.cols[i].attnum - 1);
+		TypeCacheEntry *type = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR);
 
-		appendStringInfo(&sql, "%sr.%s = $%d", i > 0 ? " AND " : "",
-						 quote_identifier(NameStr(att->attname)), i + 1);
+		if (i > 0)
+			appendStringInfoString(&sql, " AND ");
 		argtypes[i] = att->atttypid;
+		generate_operator_clause(&sql, psprintf("r.%s", quote_identifier(NameStr(att->attname))),
+								 att->atttypid, type->eq_opr,
+								 psprintf("$%d", i + 1), att->atttypid);
 	}
 	if (pub->filter_text != NULL)
 		appendStringInfo(&sql, " AND (%s)", pub->filter_text);
 
-	plan = SPI_prepare(sql.data, pub->identity.ncols, argtypes);
-	if (plan == NULL)
-		elog(ERROR, "could not prepare \"%s\": %s", sql.data,
-			 SPI_result_code_string(SPI_result));
+	plan = outbox_filter_prepare(sql.data, pub->identity.ncols, argtypes);
 	SPI_keepplan(plan);
 	return plan;
 }
@@ -458,7 +445,7 @@ outbox_capture_probe(CapturedPublication *pub, Relation rel, TupleTableSlot *slo
 	GetUserIdAndSecContext(&save_userid, &save_context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner,
 						   save_context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION);
+						   SECURITY_RESTRICTED_OPERATION | SECURITY_NOFORCE_RLS);
 	SPI_connect();
 	if (pub->probe_plan == NULL)
 		pub->probe_plan = probe_prepare(pub, rel);

@@ -141,6 +141,27 @@ build_headers(CapturedPublication *pub, Relation rel)
 }
 
 /*
+ * A primary key's columns are never null; those of another unique index may
+ * have lost their constraint.
+ */
+static void
+check_identity(CapturedPublication *pub, Relation rel, TupleTableSlot *slot)
+{
+	for (int i = 0; i < pub->identity.ncols; i++)
+	{
+		AttrNumber	attnum = pub->identity.cols[i].attnum;
+
+		if (slot_attisnull(slot, attnum))
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg("null value in column \"%s\" of table \"%s\", which identifies rows of publication \"%s\"",
+							NameStr(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attname),
+							RelationGetRelationName(rel), pub->name),
+					 errhint("Set the column NOT NULL again, or publish the table with another identity.")));
+	}
+}
+
+/*
  * Record one event about the row in the slot.
  */
 static void
@@ -148,6 +169,7 @@ record_event(CapturedPublication *pub, Relation rel, OutboxOp op, TupleTableSlot
 {
 	OutboxEvent ev;
 
+	check_identity(pub, rel, slot);
 	memset(&ev, 0, sizeof(ev));
 	ev.op = op;
 	ev.stream = pub->stream;
@@ -418,10 +440,15 @@ outbox_capture(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
+/*
+ * Whether TRUNCATE is refused is looked up here: the option changes without a
+ * lock on the table, and a detached partition keeps its trigger.
+ */
 Datum
 outbox_refuse_truncate(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	CapturedRelation *captured;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -429,11 +456,15 @@ outbox_refuse_truncate(PG_FUNCTION_ARGS)
 				 errmsg("function \"_refuse_truncate\" must be called as a trigger")));
 	if (!outbox_capture_enabled())
 		return PointerGetDatum(NULL);
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("cannot truncate table \"%s\" because it is published",
-					RelationGetRelationName(trigdata->tg_relation)),
-			 errdetail("TRUNCATE makes no events: replicas would keep the rows."),
-			 errhint("Use DELETE, or publish the table with on_truncate => 'ignore'.")));
+	captured = outbox_captured_relation(trigdata->tg_relation);
+	for (int i = 0; i < captured->npubs; i++)
+		if (captured->pubs[i].refuse_truncate)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot truncate table \"%s\" because it is published",
+							RelationGetRelationName(trigdata->tg_relation)),
+					 errdetail("TRUNCATE makes no events: replicas would keep the rows of publication \"%s\".",
+							   captured->pubs[i].name),
+					 errhint("Use DELETE, or publish the table with on_truncate => 'ignore'.")));
 	return PointerGetDatum(NULL);
 }

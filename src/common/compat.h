@@ -122,6 +122,13 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
+/* 17: LockHeldByMe() may also look for stronger locks */
+#if PG_VERSION_NUM >= 170000
+#define outbox_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode, false)
+#else
+#define outbox_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode)
+#endif
+
 /* 18: the module says its name and version */
 #ifdef PG_MODULE_MAGIC_EXT
 #define OUTBOX_MODULE_MAGIC(modname) \

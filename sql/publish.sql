@@ -1,0 +1,322 @@
+-- Publications: making, changing and ending them; what is refused.
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" 'localhost:1', topics 'users*,orders,regression.*');
+CREATE TABLE users (id bigint PRIMARY KEY, name text, email text, active boolean DEFAULT true);
+SELECT coalesce(max(id), 0) AS seen FROM outbox._events() \gset
+CREATE VIEW new_events AS
+SELECT e.id, s.topic, e.op, convert_from(e.key, 'UTF8') AS key, convert_from(e.value, 'UTF8') AS value, e.headers
+FROM outbox._events() e LEFT JOIN outbox._stream s ON s.id = e.stream;
+\set show 'SELECT topic, op, key, value, headers FROM new_events WHERE id > :seen ORDER BY id; SELECT coalesce(max(id), :seen) AS seen FROM outbox._events() \\gset'
+
+-- As a first-time user pastes it
+SELECT outbox.publish('users', topic => 'users');
+INSERT INTO users VALUES (1, 'Ann', 'ann@example.org');
+:show
+SELECT name, source, kind, server, topic, mode, columns, identity, partition_by, filter, on_truncate, state, problem
+FROM outbox.publications;
+
+-- Again: nothing changes, nothing is said
+SELECT outbox.publish('users', topic => 'users');
+
+-- It becomes what the call says
+SELECT outbox.publish('users', topic => 'users', columns => '{id,name AS full_name,active}',
+	filter => 'active', event_type => 'UserChanged', headers => '{"tenant": "acme"}',
+	with_headers => '{source}', skip_unchanged => true, on_truncate => 'ignore', initial => 'none');
+UPDATE users SET name = 'Anna';
+UPDATE users SET email = 'anna@example.org';
+UPDATE users SET active = false;
+UPDATE users SET active = true;
+:show
+SELECT outbox.publish('users', topic => 'users');
+
+-- Several publications of one table, with one trigger
+SELECT outbox.publish('users', topic => 'users_public', name => 'public', mode => 'key');
+SELECT tgname FROM pg_trigger WHERE tgrelid = 'users'::regclass ORDER BY 1;
+UPDATE users SET name = 'Ann';
+DELETE FROM users;
+:show
+SELECT outbox.publish('users', topic => 'users_public', name => 'public', mode => 'key', partition_by => '{name}');
+INSERT INTO users VALUES (1, 'Ann');
+DELETE FROM users;
+:show
+
+-- Later settings wait for no writer, a change of what is sent does
+SELECT mode FROM pg_locks WHERE relation = 'users'::regclass;
+BEGIN;
+SELECT outbox.publish('users', topic => 'users_public', name => 'public', mode => 'key', on_truncate => 'ignore');
+SELECT mode FROM pg_locks WHERE relation = 'users'::regclass AND mode <> 'AccessShareLock';
+SELECT outbox.publish('users', topic => 'users_public', name => 'public');
+SELECT mode FROM pg_locks WHERE relation = 'users'::regclass AND mode <> 'AccessShareLock';
+ROLLBACK;
+
+-- Names: other tables do not get in each other's way
+CREATE SCHEMA other;
+CREATE TABLE other.users (id int PRIMARY KEY);
+SELECT outbox.publish('other.users', initial => 'none');
+SELECT outbox.publish('other.users', topic => 'users', name => 'users');
+SELECT name, topic FROM outbox.publications ORDER BY 1;
+SELECT outbox.unpublish('other.users');
+
+-- TRUNCATE, also of a partition
+TRUNCATE users;
+SELECT outbox.publish('users', topic => 'users', on_truncate => 'ignore');
+TRUNCATE users;
+SELECT outbox.publish('users', topic => 'users_public', name => 'public', mode => 'key', on_truncate => 'ignore');
+TRUNCATE users;
+
+-- Defaults of a database
+SET pg_outbox.default_topic = 'users.{table}';
+SET pg_outbox.default_with_headers = 'source, nonsense';
+SET pg_outbox.default_with_headers = 'source';
+SELECT outbox.publish('users', name => 'defaults', initial => 'none');
+SELECT topic, with_headers FROM outbox.publications WHERE name = 'defaults';
+RESET pg_outbox.default_topic;
+RESET pg_outbox.default_with_headers;
+
+-- Ending them; the last one takes the triggers with it
+SELECT outbox.unpublish('defaults');
+SELECT outbox.unpublish('users');
+INSERT INTO users VALUES (3, 'Cid');
+:show
+SELECT outbox.unpublish('public');
+SELECT outbox.unpublish('public');
+SELECT outbox.unpublish(NULL);
+SELECT tgname FROM pg_trigger WHERE tgrelid = 'users'::regclass;
+INSERT INTO users VALUES (4, 'Dee');
+:show
+
+-- Arguments that make no sense
+SELECT outbox.publish(NULL);
+SELECT outbox.publish('users', topic => 'users', mode => 'thin');
+SELECT outbox.publish('users', topic => 'users', initial => 'maybe');
+SELECT outbox.publish('users', topic => 'users', on_truncate => 'panic');
+SELECT outbox.publish('users', topic => 'users', name => '');
+SELECT outbox.publish('users', topic => 'no such topic');
+SELECT outbox.publish('users', topic => 'secret');
+SELECT outbox.publish('users', topic => 'users', server => 'nowhere');
+SELECT outbox.publish('users', topic => 'users', with_headers => '{source,colour}');
+SELECT outbox.publish('users', topic => 'users', headers => '[1]');
+SELECT outbox.publish('users', topic => 'users', headers => '{"id": 1}');
+SELECT outbox.publish('users', topic => 'users', columns => '{}');
+SELECT outbox.publish('users', topic => 'users', columns => '{name,email}');
+SELECT outbox.publish('users', topic => 'users', columns => '{id,colour}');
+SELECT outbox.publish('users', topic => 'users', columns => '{id,ctid}');
+SELECT outbox.publish('users', topic => 'users', columns => '{id,name AS x,email AS x}');
+SELECT outbox.publish('users', topic => 'users', columns => '{id,name,name AS x}');
+SELECT outbox.publish('users', topic => 'users', columns => '{id,NULL}');
+SELECT outbox.publish('users', topic => 'users', columns => '{id,name AS }');
+SELECT outbox.publish('users', topic => 'users', partition_by => '{colour}');
+SELECT outbox.publish('users', topic => 'users', identity => 'no_such_index');
+
+-- Filters
+SELECT outbox.publish('users', topic => 'users', filter => 'true) OR (true');
+SELECT outbox.publish('users', topic => 'users', filter => 'true; DROP TABLE users');
+SELECT outbox.publish('users', topic => 'users', filter => 'true UNION SELECT');
+SELECT outbox.publish('users', topic => 'users', filter => 'true ORDER BY 1');
+SELECT outbox.publish('users', topic => 'users', filter => 'active -- ) OR true');
+SELECT filter FROM outbox.publications WHERE name = 'users';
+SELECT outbox.unpublish('users');
+SELECT outbox.publish('users', topic => 'users', filter => '');
+SELECT outbox.publish('users', topic => 'users', filter => 'id');
+SELECT outbox.publish('users', topic => 'users', filter => 'colour = 1');
+SELECT outbox.publish('users', topic => 'users', filter => 'ctid IS NULL');
+SELECT outbox.publish('users', topic => 'users', filter => 'users IS NOT NULL');
+SELECT outbox.publish('users', topic => 'users', filter => 'id IN (SELECT 1)');
+SELECT outbox.publish('users', topic => 'users', filter => 'count(*) > 1');
+SELECT outbox.publish('users', topic => 'users', filter => 'row_number() OVER () > 1');
+SELECT outbox.publish('users', topic => 'users', filter => 'generate_series(1, 2) > 1');
+SELECT outbox.publish('users', topic => 'users', filter => 'id > $1');
+SELECT outbox.publish('users', topic => 'users', filter => 'now() > ''2024-01-01''');
+-- a filter means the same whatever the session that writes has set
+CREATE FUNCTION is_vip(text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$SELECT $1 LIKE 'V%'$$;
+ALTER TABLE users ADD born date;
+SET DateStyle = 'German';
+SELECT outbox.publish('users', topic => 'users', initial => 'none',
+	filter => $$is_vip(users.name) AND email <> E'it''s\\' AND born < '02.01.2000'$$);
+SET DateStyle = 'ISO, MDY';
+SELECT filter FROM outbox.publications WHERE name = 'users';
+\c -
+SET standard_conforming_strings = off;
+SET search_path = pg_catalog;
+SET DateStyle = 'SQL, DMY';
+INSERT INTO public.users VALUES (10, 'Vic', 'vic', true, '01/01/2000'), (11, 'Vic', 'it''s\\', true, '01/01/2000'), (12, 'Vic', 'vic', true, '02/01/2000'), (13, 'Joe', 'joe', true, '01/01/2000');
+RESET search_path;
+RESET standard_conforming_strings;
+RESET DateStyle;
+:show
+SELECT outbox.unpublish('users');
+DROP FUNCTION is_vip;
+ALTER TABLE users DROP born;
+
+-- Tables that cannot be published
+CREATE VIEW a_view AS SELECT 1 AS id;
+CREATE MATERIALIZED VIEW a_matview AS SELECT 1 AS id;
+CREATE FOREIGN DATA WRAPPER a_wrapper;
+CREATE SERVER a_server FOREIGN DATA WRAPPER a_wrapper;
+CREATE FOREIGN TABLE a_foreign (id int) SERVER a_server;
+CREATE TEMP TABLE a_temp (id int PRIMARY KEY);
+CREATE UNLOGGED TABLE an_unlogged (id int PRIMARY KEY);
+CREATE TABLE a_parent (id int PRIMARY KEY);
+CREATE TABLE a_child (PRIMARY KEY (id)) INHERITS (a_parent);
+CREATE SEQUENCE a_sequence;
+SELECT outbox.publish('a_view', topic => 'users');
+SELECT outbox.publish('a_matview', topic => 'users');
+SELECT outbox.publish('a_foreign', topic => 'users');
+SELECT outbox.publish('a_temp', topic => 'users');
+SELECT outbox.publish('an_unlogged', topic => 'users');
+SELECT outbox.publish('a_parent', topic => 'users');
+SELECT outbox.publish('a_child', topic => 'users');
+SELECT outbox.publish('a_sequence', topic => 'users');
+SELECT outbox.publish('users_pkey', topic => 'users');
+SELECT outbox.publish('pg_class', topic => 'users');
+SELECT outbox.publish('information_schema.sql_features', topic => 'users');
+SELECT outbox.publish('outbox._stream', topic => 'users');
+SELECT outbox.publish('outbox.publications', topic => 'users');
+
+-- Keys that do not do
+CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE TABLE keyed (id int, a int NOT NULL, b text COLLATE nocase NOT NULL, c int, d int NOT NULL,
+	CONSTRAINT keyed_deferrable UNIQUE (a) DEFERRABLE, CONSTRAINT keyed_nocase UNIQUE (b),
+	CONSTRAINT keyed_null UNIQUE (c), CONSTRAINT keyed_good UNIQUE (d, a));
+CREATE UNIQUE INDEX keyed_partial ON keyed (a) WHERE a > 0;
+CREATE UNIQUE INDEX keyed_expression ON keyed (abs(a));
+CREATE INDEX keyed_plain ON keyed (a);
+SELECT outbox.publish('keyed', topic => 'users');
+SELECT outbox.publish('keyed', topic => 'users', identity => 'keyed_deferrable');
+SELECT outbox.publish('keyed', topic => 'users', identity => 'keyed_nocase');
+SELECT outbox.publish('keyed', topic => 'users', identity => 'keyed_null');
+SELECT outbox.publish('keyed', topic => 'users', identity => 'keyed_partial');
+SELECT outbox.publish('keyed', topic => 'users', identity => 'keyed_expression');
+SELECT outbox.publish('keyed', topic => 'users', identity => 'keyed_plain');
+ALTER TABLE keyed ADD PRIMARY KEY (id) DEFERRABLE;
+SELECT outbox.publish('keyed', topic => 'users');
+SELECT outbox.publish('keyed', topic => 'users', identity => 'keyed_good', initial => 'none');
+INSERT INTO keyed VALUES (1, 2, 'b', 3, 4);
+:show
+-- an identity without a primary key is guarded by what captures it
+ALTER TABLE keyed ALTER d DROP NOT NULL;
+INSERT INTO keyed VALUES (2, 3, 'c', 4, NULL);
+SELECT name, problem FROM outbox.publications;
+DROP TABLE keyed;
+
+-- The table changes
+SELECT outbox.publish('users', topic => 'users', name => 'u', columns => '{id,name,email AS mail}',
+	filter => 'active', partition_by => '{email}', initial => 'none');
+ALTER TABLE users RENAME COLUMN id TO user_id;
+ALTER TABLE users RENAME COLUMN name TO "full name";
+ALTER TABLE users RENAME COLUMN email TO address;
+ALTER TABLE users RENAME COLUMN active TO live;
+SELECT columns, identity, partition_by, filter, problem FROM outbox.publications;
+ALTER TABLE users RENAME TO members;
+CREATE SCHEMA club;
+ALTER TABLE members SET SCHEMA club;
+ALTER TABLE club.members ADD joined date;
+INSERT INTO club.members VALUES (20, 'Eve', 'eve@example.org');
+UPDATE club.members SET user_id = 21 WHERE user_id = 20;
+ALTER SCHEMA club RENAME TO society;
+UPDATE society.members SET user_id = -user_id WHERE user_id = 21;
+:show
+ALTER TABLE society.members DROP COLUMN "full name";
+ALTER TABLE society.members DROP COLUMN live;
+ALTER TABLE society.members DROP COLUMN address;
+ALTER TABLE society.members DROP CONSTRAINT users_pkey;
+DROP TRIGGER outbox_capture ON society.members;
+ALTER TABLE society.members DROP COLUMN joined;
+ALTER TABLE society.members ALTER live TYPE text;
+-- one may replace the index in one step
+CREATE UNIQUE INDEX members_key ON society.members (user_id);
+ALTER TABLE society.members DROP CONSTRAINT users_pkey, ADD PRIMARY KEY USING INDEX members_key;
+-- who turned capture off may go on
+BEGIN;
+SET LOCAL pg_outbox.capture = off;
+DROP TRIGGER outbox_capture ON society.members;
+SET LOCAL pg_outbox.capture = on;
+SELECT name, problem FROM outbox.publications;
+-- and publishing it again mends that
+SELECT outbox.publish('society.members', topic => 'users', name => 'u', filter => 'live');
+SELECT name, problem FROM outbox.publications;
+ROLLBACK;
+ALTER TABLE society.members DISABLE TRIGGER outbox_capture;
+SELECT name, problem FROM outbox.publications;
+DROP SCHEMA society CASCADE;
+SELECT name FROM outbox.publications;
+
+-- Partitioned tables
+CREATE TABLE orders (id int, region text, note text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+CREATE TABLE orders_eu PARTITION OF orders FOR VALUES IN ('eu');
+SELECT outbox.publish('orders', topic => 'orders', initial => 'none');
+CREATE TABLE orders_us PARTITION OF orders FOR VALUES IN ('us');
+CREATE TABLE orders_as (note text, dropped int, region text NOT NULL, id int NOT NULL);
+ALTER TABLE orders_as DROP dropped;
+ALTER TABLE orders ATTACH PARTITION orders_as FOR VALUES IN ('as');
+INSERT INTO orders VALUES (1, 'eu', 'a'), (2, 'us', 'b'), (3, 'as', 'c');
+INSERT INTO orders_as VALUES ('d', 'as', 4);
+UPDATE orders SET region = 'us' WHERE id = 3;
+:show
+ALTER TABLE orders RENAME note TO remark;
+UPDATE orders SET remark = 'x' WHERE id = 4;
+:show
+TRUNCATE orders;
+TRUNCATE orders_eu;
+TRUNCATE orders_us;
+TRUNCATE orders_as;
+ALTER TABLE orders DETACH PARTITION orders_us;
+TRUNCATE orders_us;
+INSERT INTO orders_us VALUES (9, 'us', 'after');
+SELECT outbox.publish('orders_eu', topic => 'orders');
+:show
+SELECT outbox.unpublish('orders');
+SELECT outbox.publish('orders_eu', topic => 'orders', initial => 'none');
+SELECT outbox.publish('orders', topic => 'orders');
+DROP TABLE orders;
+DROP TABLE orders_us;
+SELECT name FROM outbox.publications;
+
+-- Who may do what
+CREATE ROLE regress_outbox_alice;
+CREATE ROLE regress_outbox_bob;
+CREATE SCHEMA alice AUTHORIZATION regress_outbox_alice;
+SET ROLE regress_outbox_alice;
+CREATE TABLE alice.things (id int PRIMARY KEY);
+GRANT ALL ON SCHEMA alice TO regress_outbox_bob;
+GRANT ALL ON alice.things TO regress_outbox_bob;
+SELECT outbox.publish('alice.things', topic => 'users');
+RESET ROLE;
+GRANT USAGE ON FOREIGN SERVER kafka TO regress_outbox_alice, regress_outbox_bob;
+SET ROLE regress_outbox_bob;
+SELECT outbox.publish('alice.things', topic => 'users');
+SET ROLE regress_outbox_alice;
+SELECT outbox.publish('alice.things', topic => 'secret');
+SELECT outbox.publish('alice.things', topic => 'users', name => 'things');
+SELECT name FROM outbox.publications;
+SELECT FROM outbox._publication;
+SET ROLE regress_outbox_bob;
+SELECT name FROM outbox.publications;
+SELECT outbox.unpublish('things');
+-- a writer needs nothing but the table
+INSERT INTO alice.things VALUES (1);
+-- functions of a filter run as the writer, also when it is prepared
+SET ROLE regress_outbox_alice;
+CREATE TABLE alice.who (id int PRIMARY KEY);
+GRANT ALL ON alice.who TO regress_outbox_bob;
+CREATE FUNCTION alice.who(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RAISE NOTICE 'running as %', current_user; RETURN true; END$$;
+SELECT outbox.publish('alice.who', topic => 'users', name => 'who', filter => 'alice.who(1)', initial => 'none');
+SET ROLE regress_outbox_bob;
+INSERT INTO alice.who VALUES (1);
+-- and the operators of a writer are not used with the owner's rights
+UPDATE alice.who SET id = 2;
+RESET ROLE;
+:show
+SELECT outbox.unpublish('things');
+DROP OWNED BY regress_outbox_alice, regress_outbox_bob;
+DROP ROLE regress_outbox_alice, regress_outbox_bob;
+SELECT name FROM outbox.publications;
+
+DROP VIEW new_events, a_view;
+DROP MATERIALIZED VIEW a_matview;
+DROP FOREIGN TABLE a_foreign;
+DROP TABLE an_unlogged, a_child, a_parent, other.users;
+DROP SEQUENCE a_sequence;
+DROP COLLATION nocase;
+DROP SCHEMA other;
+DROP FOREIGN DATA WRAPPER a_wrapper CASCADE;
+DROP SERVER kafka;

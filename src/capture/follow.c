@@ -1,0 +1,347 @@
+/*-------------------------------------------------------------------------
+ *
+ * follow.c
+ *	  Publications follow their tables: event triggers for DDL.
+ *
+ * - A column's new name is taken over wherever a publication names it.  On
+ *	 the wire a listed column keeps its name.
+ * - New partitions get the trigger that refuses TRUNCATE.
+ * - A dropped table takes its publications with it.
+ * - What a publication needs of its table is not dropped: listed columns,
+ *	 those in its filter, the unique index on its identity, its triggers.
+ *	 Whoever turned pg_outbox.capture off may do it all the same: to restore
+ *	 a dump over an existing database, for one.
+ *
+ * Only what is lost is refused.  While a dump is restored publications exist
+ * before the indexes and triggers that they need.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "capture/publication.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/event_trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "capture/capture.h"
+#include "capture/filter.h"
+#include "common/catalog.h"
+
+PG_FUNCTION_INFO_V1(outbox_table_altered);
+PG_FUNCTION_INFO_V1(outbox_objects_dropped);
+
+/* A publication, as far as its table's columns are concerned. */
+typedef struct Followed
+{
+	int32		id;
+	char	   *name;
+	char	   *kind;
+	Oid			source;
+	List	   *columns;
+	List	   *labels;
+	List	   *identity;
+	List	   *partition_by;
+	char	   *filter;
+	AttrNumber	renamed;		/* column that has a new name, 0: none */
+} Followed;
+
+#define FOLLOWED_COLUMNS "p.id, p.name, p.kind, p.source, p.columns, p.labels, p.identity, p.partition_by, p.filter"
+
+static const char altered_sql[] =
+"SELECT " FOLLOWED_COLUMNS ", c.objsubid"
+"  FROM pg_event_trigger_ddl_commands() c JOIN outbox._publication p ON p.source = c.objid"
+" WHERE c.classid = 'pg_class'::regclass";
+
+static const char partitioned_sql[] =
+"SELECT DISTINCT p.source"
+"  FROM pg_event_trigger_ddl_commands() c"
+"       CROSS JOIN LATERAL pg_partition_ancestors(c.objid) AS a (relid)"
+"       JOIN outbox._publication p ON p.source = a.relid"
+" WHERE c.classid = 'pg_class'::regclass AND p.kind = 'table'";
+
+static const char rename_sql[] =
+"UPDATE outbox._publication"
+"   SET columns = $2, labels = $3, identity = $4, partition_by = $5, filter = $6"
+" WHERE id = $1";
+
+static const char forget_sql[] =
+"DELETE FROM outbox._publication p USING pg_event_trigger_dropped_objects() d"
+" WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND p.source = d.objid";
+
+static const char trigger_sql[] =
+"SELECT p.name, d.address_names[3]"
+"  FROM pg_event_trigger_dropped_objects() d JOIN outbox._publication p"
+"       ON p.source = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))"
+" WHERE d.object_type = 'trigger'"
+"   AND d.address_names[3] = CASE p.kind WHEN 'table' THEN 'outbox_capture' ELSE 'outbox_adopted' END";
+
+static const char all_sql[] =
+"SELECT " FOLLOWED_COLUMNS ", 0 FROM outbox._publication p"
+" WHERE EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d"
+"               WHERE d.object_type IN ('table column', 'table constraint', 'index'))";
+
+/* ---------------- reading ---------------- */
+
+static void
+query(const char *sql)
+{
+	int			rc = SPI_execute(sql, false, 0);
+
+	if (rc != SPI_OK_SELECT && rc != SPI_OK_DELETE)
+		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(rc));
+}
+
+static List *
+list_value(HeapTuple tup, TupleDesc desc, int column)
+{
+	bool		isnull;
+	Datum		d = SPI_getbinval(tup, desc, column, &isnull);
+
+	return isnull ? NIL : outbox_text_list(DatumGetArrayTypeP(d), "columns");
+}
+
+/*
+ * Publications that the query finds (List of Followed *).
+ */
+static List *
+read_followed(const char *sql)
+{
+	List	   *list = NIL;
+
+	query(sql);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tup = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		Followed   *pub = palloc0(sizeof(Followed));
+		bool		isnull;
+
+		pub->id = DatumGetInt32(SPI_getbinval(tup, desc, 1, &isnull));
+		pub->name = SPI_getvalue(tup, desc, 2);
+		pub->kind = SPI_getvalue(tup, desc, 3);
+		pub->source = DatumGetObjectId(SPI_getbinval(tup, desc, 4, &isnull));
+		pub->columns = list_value(tup, desc, 5);
+		pub->labels = list_value(tup, desc, 6);
+		pub->identity = list_value(tup, desc, 7);
+		pub->partition_by = list_value(tup, desc, 8);
+		pub->filter = SPI_getvalue(tup, desc, 9);
+		pub->renamed = (AttrNumber) DatumGetInt32(SPI_getbinval(tup, desc, 10, &isnull));
+		list = lappend(list, pub);
+	}
+	return list;
+}
+
+/* ---------------- new names ---------------- */
+
+/*
+ * The list with a column that does not exist any more replaced by "now".
+ */
+static List *
+rename_in_list(List *list, Oid relid, const char *now)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, list)
+	{
+		const char *name = lfirst(lc);
+
+		if (get_attnum(relid, name) == InvalidAttrNumber)
+			name = now;
+		result = lappend(result, pstrdup(name));
+	}
+	return result;
+}
+
+/*
+ * All names were right before the command, so the one that is unknown now is
+ * the renamed column's.
+ */
+static void
+follow_rename(Followed *pub, Relation rel)
+{
+	const char *now = get_attname(pub->source, pub->renamed, false);
+	Oid			types[6] = {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID};
+	Datum		values[6];
+	char		nulls[] = "      ";
+
+	values[0] = Int32GetDatum(pub->id);
+	values[1] = outbox_text_array(rename_in_list(pub->columns, pub->source, now));
+	values[2] = outbox_text_array(pub->labels);
+	values[3] = outbox_text_array(rename_in_list(pub->identity, pub->source, now));
+	values[4] = outbox_text_array(rename_in_list(pub->partition_by, pub->source, now));
+	if (pub->filter != NULL)
+		values[5] = CStringGetTextDatum(outbox_filter_rename(pub->filter, rel, pub->renamed));
+	if (pub->columns == NIL)
+		nulls[1] = nulls[2] = 'n';
+	if (pub->partition_by == NIL)
+		nulls[4] = 'n';
+	if (pub->filter == NULL)
+		nulls[5] = 'n';
+	if (SPI_execute_with_args(rename_sql, 6, types, values, nulls, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not execute \"%s\"", rename_sql);
+}
+
+static void
+check_filter(Followed *pub, Relation rel)
+{
+	if (pub->filter != NULL)
+		(void) outbox_filter_parse(pub->filter, rel);
+}
+
+static void
+guard_partitions(void)
+{
+	List	   *sources = NIL;
+	ListCell   *lc;
+
+	query(partitioned_sql);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+
+		sources = lappend_oid(sources, DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+																	 SPI_tuptable->tupdesc, 1, &isnull)));
+	}
+	foreach(lc, sources)
+		outbox_source_guard_partitions(lfirst_oid(lc));
+}
+
+static void
+check_called(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function must be called as an event trigger")));
+}
+
+Datum
+outbox_table_altered(PG_FUNCTION_ARGS)
+{
+	OutboxOwnerScope scope;
+	List	   *pubs;
+	ListCell   *lc;
+
+	check_called(fcinfo);
+	SPI_connect();
+	outbox_owner_enter(&scope);
+	pubs = read_followed(altered_sql);
+	foreach(lc, pubs)
+	{
+		Followed   *pub = lfirst(lc);
+		Relation	rel = relation_open(pub->source, AccessShareLock);
+
+		if (pub->renamed != 0)
+			follow_rename(pub, rel);
+		else
+			check_filter(pub, rel);
+		relation_close(rel, NoLock);
+		outbox_capture_invalidate(pub->source);
+	}
+	guard_partitions();
+	outbox_owner_leave(&scope);
+	SPI_finish();
+	PG_RETURN_NULL();
+}
+
+/* ---------------- what is dropped ---------------- */
+
+static void
+refuse_drop(Followed *pub, const char *what, const char *role)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("cannot drop %s because publication \"%s\" needs it", what, pub->name),
+			 errdetail("It is %s.", role),
+			 errhint("Call outbox.publish without it, or outbox.unpublish(%s), first.",
+					 quote_literal_cstr(pub->name))));
+}
+
+static void
+check_columns(Followed *pub, List *columns, const char *role)
+{
+	ListCell   *lc;
+
+	foreach(lc, columns)
+		if (get_attnum(pub->source, lfirst(lc)) == InvalidAttrNumber)
+			refuse_drop(pub, psprintf("column \"%s\" of table \"%s\"",
+									  (char *) lfirst(lc), get_rel_name(pub->source)), role);
+}
+
+/*
+ * Only a table on which we hold the lock that dropping takes can have lost
+ * anything; others are not touched.
+ */
+static void
+check_needs(Followed *pub)
+{
+	LOCKTAG		tag;
+	Relation	rel;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, pub->source);
+	if (!outbox_lock_held_by_me(&tag, AccessExclusiveLock))
+		return;
+
+	check_columns(pub, pub->identity, "a column of the identity of its rows");
+	check_columns(pub, pub->columns, "a published column");
+	check_columns(pub, pub->partition_by, "a column of the message key");
+	rel = relation_open(pub->source, NoLock);
+	check_filter(pub, rel);
+	if (strcmp(pub->kind, PUBLICATION_TABLE) == 0 &&
+		!outbox_source_is_identity(rel, pub->identity))
+		refuse_drop(pub, psprintf("unique index of table \"%s\"", RelationGetRelationName(rel)),
+					"the last one on the identity of its rows");
+	relation_close(rel, NoLock);
+}
+
+static void
+check_triggers(void)
+{
+	query(trigger_sql);
+	if (SPI_processed > 0)
+	{
+		char	   *name = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+		char	   *trigger = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot drop trigger \"%s\" because publication \"%s\" needs it",
+						trigger, name),
+				 errdetail("It captures the changes of the table."),
+				 errhint("Call outbox.unpublish(%s), which drops it.",
+						 quote_literal_cstr(name))));
+	}
+}
+
+Datum
+outbox_objects_dropped(PG_FUNCTION_ARGS)
+{
+	OutboxOwnerScope scope;
+	List	   *pubs;
+	ListCell   *lc;
+
+	check_called(fcinfo);
+	SPI_connect();
+	outbox_owner_enter(&scope);
+	query(forget_sql);
+	if (outbox_capture_enabled())
+	{
+		check_triggers();
+		pubs = read_followed(all_sql);
+		foreach(lc, pubs)
+			check_needs(lfirst(lc));
+	}
+	outbox_owner_leave(&scope);
+	SPI_finish();
+	PG_RETURN_NULL();
+}
