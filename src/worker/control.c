@@ -166,13 +166,31 @@ describe_due(WorkerView *view, const OutboxDatabase *db)
 		view_says(view, "starting", "");
 }
 
+/*
+ * No process is needed, as far as the last probe knows.
+ */
+static void
+describe_idle(WorkerView *view, const OutboxDatabase *db)
+{
+	const OutboxSlot *probe = &db->slots[OUTBOX_SLOT_PROBE];
+
+	if (probe->failures == 0)
+	{
+		view_says(view, "idle", "");
+		return;
+	}
+	view_says(view, "waiting", "another look at what is to be done, which failed");
+	memcpy(view->slot.last_error, probe->last_error, sizeof(probe->last_error));
+	view->slot.last_error_at = probe->last_error_at;
+}
+
 static void
 describe_slot(WorkerView *view, const OutboxDatabase *db)
 {
 	switch (view->slot.state)
 	{
 		case OUTBOX_SLOT_IDLE:
-			view_says(view, "idle", "");
+			describe_idle(view, db);
 			break;
 		case OUTBOX_SLOT_DUE:
 			describe_due(view, db);

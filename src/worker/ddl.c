@@ -17,9 +17,7 @@
 
 #include <signal.h>
 
-#include "access/htup_details.h"
 #include "catalog/objectaccess.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
@@ -29,7 +27,6 @@
 #include "nodes/parsenodes.h"
 #include "storage/ipc.h"
 #include "tcop/utility.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "common/catalog.h"
@@ -160,23 +157,10 @@ hold_database(Oid dboid)
 
 /* ---------------- which commands ---------------- */
 
-static bool
-role_may_create_databases(void)
-{
-	HeapTuple	tup = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
-	bool		result = false;
-
-	if (HeapTupleIsValid(tup))
-	{
-		result = ((Form_pg_authid) GETSTRUCT(tup))->rolcreatedb;
-		ReleaseSysCache(tup);
-	}
-	return result;
-}
-
 /*
- * Hold a database for its owner; whoever else asks is about to be refused by
- * the command itself and must not disturb the workers.
+ * Hold a database for its owner.  Whoever else asks is about to be refused by
+ * the command itself and must not disturb the workers; or copies a template,
+ * where there are none.
  */
 static void
 hold_own_database(const char *dbname, bool as_template)
@@ -186,8 +170,7 @@ hold_own_database(const char *dbname, bool as_template)
 	/* Only as a template one's own database can be meant in earnest. */
 	if (!OidIsValid(dboid) || (dboid == MyDatabaseId && !as_template))
 		return;
-	if (object_ownercheck(DatabaseRelationId, dboid, GetUserId()) ||
-		(as_template && role_may_create_databases()))
+	if (object_ownercheck(DatabaseRelationId, dboid, GetUserId()))
 		hold_database(dboid);
 }
 

@@ -310,6 +310,8 @@ outbox_worker_set_sleeping(bool sleeping)
 void
 outbox_worker_report(const char *state, const char *waiting_for)
 {
+	if (my_slot == NULL)
+		return;
 	if (waiting_for == NULL)
 		waiting_for = "";
 	if (strcmp(my_slot->report, state) == 0 &&
@@ -326,6 +328,8 @@ outbox_worker_report(const char *state, const char *waiting_for)
 void
 outbox_worker_report_error(const char *message)
 {
+	if (my_slot == NULL)
+		return;
 	outbox_shared_lock();
 	outbox_slot_set_error(my_slot, message, GetCurrentTimestamp());
 	outbox_shared_unlock();
@@ -461,25 +465,6 @@ worker_set_up(void)
 /* ---------------- life ---------------- */
 
 /*
- * Log the error and store it.  What is left of the transaction goes first.
- */
-static void
-report_escaped_error(MemoryContext context)
-{
-	ErrorData  *edata;
-
-	HOLD_INTERRUPTS();
-	MemoryContextSwitchTo(context);
-	edata = CopyErrorData();
-	EmitErrorReport();
-	FlushErrorState();
-	AbortOutOfAnyTransaction();
-	RESUME_INTERRUPTS();
-
-	outbox_worker_report_error(edata->message ? edata->message : "unknown error");
-}
-
-/*
  * An error while DROP EXTENSION took the tables away is not worth reporting,
  * so look first whether they are still there.
  */
@@ -504,11 +489,56 @@ extension_is_gone(void)
 		AbortOutOfAnyTransaction();
 	}
 	PG_END_TRY();
+	MemoryContextSwitchTo(context);
 	return gone;
 }
 
 /*
- * Run fn; false if an error escaped from it.
+ * Log an error that was caught, as it would have been, and store it.
+ */
+static void
+report_caught_error(ErrorData *edata)
+{
+	PG_TRY();
+	{
+		ReThrowError(edata);
+	}
+	PG_CATCH();
+	{
+		EmitErrorReport();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	outbox_worker_report_error(edata->message ? edata->message : "unknown error");
+}
+
+/*
+ * In a handler: end what is left of the transaction, then judge the error.
+ * True if it can be passed over.
+ */
+static bool
+handle_escaped_error(MemoryContext context)
+{
+	ErrorData  *edata;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(context);
+	edata = CopyErrorData();
+	FlushErrorState();
+	AbortOutOfAnyTransaction();
+	RESUME_INTERRUPTS();
+
+	if (extension_is_gone())
+	{
+		my_duty = OUTBOX_DUTY_NOT_INSTALLED;
+		return true;
+	}
+	report_caught_error(edata);
+	return false;
+}
+
+/*
+ * Run fn; false if an error escaped from it that matters.
  */
 static bool
 run_guarded(void (*fn) (void))
@@ -522,8 +552,7 @@ run_guarded(void (*fn) (void))
 	}
 	PG_CATCH();
 	{
-		report_escaped_error(context);
-		ok = false;
+		ok = handle_escaped_error(context);
 	}
 	PG_END_TRY();
 	return ok;
@@ -547,12 +576,6 @@ static void
 worker_life(void)
 {
 	bool		ok = run_guarded(work);
-
-	if (!ok && extension_is_gone())
-	{
-		my_duty = OUTBOX_DUTY_NOT_INSTALLED;
-		ok = true;
-	}
 
 	if (ok)
 		outbox_duty_log(my_slot, my_duty, my_duty_reason);

@@ -6,6 +6,7 @@ use warnings FATAL => 'all';
 
 use OutboxTest;
 use OutboxWorkerTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = stand_in_node('life');
@@ -74,8 +75,10 @@ $node->safe_psql('postgres', 'CREATE ROLE owner_of_all SUPERUSER');
 $node->safe_psql('postgres',
 	'DROP EXTENSION pg_outbox; SET ROLE owner_of_all; CREATE EXTENSION pg_outbox; SELECT test_poke()');
 has_worker($node, 'postgres', 'relay');
+my $errors = () = slurp_file($node->logfile) =~ /ERROR/g;
 $node->safe_psql('postgres', 'DROP OWNED BY owner_of_all CASCADE');
 has_no_worker($node, 'postgres', 'relay', 'DROP OWNED takes it away too');
+is(() = slurp_file($node->logfile) =~ /ERROR/g, $errors, 'which is no error');
 $node->safe_psql('postgres', 'CREATE EXTENSION pg_outbox; SELECT test_poke()');
 has_worker($node, 'postgres', 'relay');
 
@@ -99,6 +102,23 @@ is_soon($node, 'postgres', q(SELECT next_start > clock_timestamp() + '1 s' FROM 
 give_work($node, 'postgres', 'applier', 'run');
 cmp_ok(seconds(sub { $node->safe_psql('postgres', 'SELECT outbox.wait_until_running()') }),
 	'<', 1, 'a change of the catalogs ends the back-off');
+
+# What is to be done cannot even be seen: also an error, and shown.
+take_work($node, 'postgres', 'applier');
+has_no_worker($node, 'postgres', 'applier');
+$node->safe_psql('postgres', 'ALTER TABLE test_work RENAME TO real_work;
+	CREATE VIEW test_work AS SELECT kind, action, wakes FROM real_work WHERE 1 / (wakes - wakes) = 0;
+	SELECT test_poke()');
+is_soon($node, 'postgres',
+	q(SELECT state, last_error FROM outbox._workers() WHERE worker = 'applier'),
+	'waiting|division by zero', 'a probe that fails is shown');
+is_soon($node, 'postgres',
+	q(SELECT state, last_error, restarts > 0 FROM outbox._workers() WHERE worker = 'relay'),
+	'waiting|division by zero|t', 'so is a worker that cannot judge any more');
+$node->safe_psql('postgres', 'DROP VIEW test_work; ALTER TABLE real_work RENAME TO test_work');
+give_work($node, 'postgres', 'applier');
+has_worker($node, 'postgres', 'relay', 'cured');
+has_worker($node, 'postgres', 'applier', 'both of them');
 
 # ---- ended from outside -------------------------------------------------------
 

@@ -94,6 +94,19 @@ $node->safe_psql('third',
 	  WHERE extname = 'pg_outbox'; SELECT test_poke()));
 has_worker($node, 'third', 'relay', 'the same version again');
 
+# ---- binary upgrade ----------------------------------------------------------------------
+
+# As pg_upgrade starts the server: -b.
+$node->stop;
+$node->start;
+has_worker($node, 'third', 'relay', 'an ordinary start has workers');
+$node->stop;
+command_ok([ 'pg_ctl', '-w', '-D', $node->data_dir, '-l', $node->logfile, '-o', '-b', 'start' ], 'start with -b');
+is( $node->safe_psql('postgres', q(SELECT count(*) FROM pg_stat_activity WHERE backend_type ~ 'pg_outbox')),
+	'0', 'no workers while the server is being upgraded');
+command_ok([ 'pg_ctl', '-w', '-D', $node->data_dir, '-m', 'fast', 'stop' ], 'stop');
+$node->start;
+
 # ---- without preloading ---------------------------------------------------------------------
 
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''\n");
