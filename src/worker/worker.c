@@ -440,7 +440,7 @@ static emit_log_hook_type prev_emit_log_hook = NULL;
 static void
 remember_fatal(ErrorData *edata)
 {
-	if (edata->elevel == FATAL && !ProcDiePending && my_slot != NULL &&
+	if (edata->elevel == FATAL && !ShutdownRequestPending && my_slot != NULL &&
 		edata->message != NULL && !LWLockHeldByMe(outbox_shared->lock))
 		outbox_worker_report_error(edata->message);
 	if (prev_emit_log_hook)
