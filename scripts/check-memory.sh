@@ -38,13 +38,14 @@ wrap_server()
 	local libraries
 
 	[ -e "$bindir/postgres.bin" ] || mv "$bindir/postgres" "$bindir/postgres.bin"
-	libraries="$(gcc -print-file-name=libasan.so) $bindir/no_gettext.so"
+	cp test/memory/valgrind.supp "$bindir/"
+	libraries="$(gcc -print-file-name=libasan.so)"
 	gcc -shared -fPIC -o "$bindir/no_gettext.so" test/memory/no_gettext.c
 	{
 		say '#!/bin/bash'
 		if [ "$tool" = asan ]; then
 			cat <<END
-export LD_PRELOAD="$libraries"
+export LD_PRELOAD="$libraries \${0%/*}/no_gettext.so"
 export ASAN_OPTIONS="detect_leaks=0:abort_on_error=0:allocator_may_return_null=1"
 exec -a "\$0" "\${0%/*}/postgres.bin" "\$@"
 END
@@ -54,7 +55,7 @@ case \$* in
 	*--single* | *--boot* | *--check* | -V | --version) exec -a "\$0" "\${0%/*}/postgres.bin" "\$@" ;;
 esac
 exec valgrind -q --trace-children=yes --leak-check=no --error-limit=no --num-callers=30 \\
-	--log-file="\${OUTBOX_REPORTS:-/tmp}/valgrind.%p" \\
+	--suppressions="\${0%/*}/valgrind.supp" --log-file="\${OUTBOX_REPORTS:-/tmp}/valgrind.%p" \\
 	"\${0%/*}/postgres.bin" "\$@"
 END
 		fi
