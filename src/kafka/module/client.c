@@ -274,6 +274,44 @@ client_destroy(Client *client)
 	client->rk = NULL;
 }
 
+/*
+ * @locality a thread of its own, which touches nothing of the server's.
+ */
+static void *
+destroy_main(void *rk)
+{
+	rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	return NULL;
+}
+
+/*
+ * Like client_destroy(), but somebody else waits.  Fetching from a topic that
+ * was deleted makes the library's threads take many seconds to end.
+ */
+void
+client_destroy_later(Client *client)
+{
+	sigset_t	all;
+	sigset_t	saved;
+	pthread_t	thread;
+	int			rc;
+
+	if (client->rk == NULL)
+		return;
+	rd_kafka_queue_io_event_enable(client->queue, -1, NULL, 0);
+	rd_kafka_queue_destroy(client->queue);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &saved);
+	rc = pthread_create(&thread, NULL, destroy_main, client->rk);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	if (rc == 0)
+		pthread_detach(thread);
+	else
+		(void) destroy_main(client->rk);
+	client->queue = NULL;
+	client->rk = NULL;
+}
+
 int
 client_ms_until(TimestampTz then)
 {

@@ -68,6 +68,7 @@ extern MemoryContext client_context(const char *name);
 
 /* End the library's instance; waits for its threads. */
 extern void client_destroy(Client *client);
+extern void client_destroy_later(Client *client);
 
 /* Take note of an error or log event.  Does not destroy it. */
 extern void client_note_event(Client *client, rd_kafka_event_t *ev);
