@@ -377,7 +377,7 @@ give_up_for_now(OutboxFeed *feed, ErrorData *edata)
 {
 	report_transient(feed, edata);
 	if (edata->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE)
-		outbox_feed_disconnect(feed);
+		outbox_feed_restart(feed);
 	return false;
 }
 

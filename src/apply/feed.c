@@ -20,6 +20,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "apply/asker.h"
 #include "apply/batch.h"
 #include "apply/letters.h"
 #include "apply/offset.h"
@@ -78,6 +79,13 @@ release_records(OutboxFeed *feed)
 		outbox_record_release(&feed->records[i]);
 	feed->nrecords = 0;
 	feed->bytes = 0;
+}
+
+void
+outbox_feed_restart(OutboxFeed *feed)
+{
+	release_records(feed);
+	feed->next_refresh = 0;
 }
 
 void
@@ -306,7 +314,7 @@ refresh_partitions(OutboxFeed *feed)
 	OutboxKafkaFault fault;
 	char	   *error;
 	int			added;
-	int			nparts = outbox_consumer_partitions(feed->cons, feed->sub->topic,
+	int			nparts = outbox_consumer_partitions(outbox_asker_get(feed), feed->sub->topic,
 													METADATA_TIMEOUT_MS, &parts, &fault, &error);
 
 	if (nparts < 0)
@@ -355,13 +363,14 @@ handle_out_of_range(OutboxFeed *feed, int32 partition)
 	OutboxKafkaFault fault;
 	char	   *error;
 	char	   *reason;
-	int			nparts = outbox_consumer_partitions(feed->cons, feed->sub->topic,
+	int			nparts = outbox_consumer_partitions(outbox_asker_get(feed), feed->sub->topic,
 													METADATA_TIMEOUT_MS, &parts, &fault, &error);
 
 	now = nparts < 0 ? NULL : find_known(parts, nparts, partition);
 	if (now == NULL)
 	{
-		outbox_feed_failed(feed);	/* look again when it answers */
+		outbox_feed_restart(feed);	/* look again when it answers */
+		back_off(feed);
 		return;
 	}
 	if (now->low <= part->next && part->next <= now->high)
@@ -390,7 +399,7 @@ handle_out_of_range(OutboxFeed *feed, int32 partition)
 	context = outbox_transaction_begin();
 	outbox_offset_skip_lost(feed, part, now->low);
 	outbox_transaction_commit(context);
-	outbox_feed_disconnect(feed);
+	outbox_feed_restart(feed);
 }
 
 /*
@@ -428,6 +437,7 @@ static bool
 take_record(OutboxFeed *feed, OutboxRecord *rec)
 {
 	OutboxFeedPartition *part;
+	bool		cluster;
 
 	switch (rec->kind)
 	{
@@ -456,7 +466,12 @@ take_record(OutboxFeed *feed, OutboxRecord *rec)
 					(errmsg("subscription \"%s\" reconnects", feed->sub->name),
 					 errdetail_internal("%s", rec->error ? rec->error : "Its consumer failed.")));
 			outbox_worker_report("waiting", rec->error);
-			outbox_feed_failed(feed);
+			cluster = rec->kind == OUTBOX_RECORD_CLUSTER_FAULT;
+			outbox_record_release(rec);
+			outbox_feed_restart(feed);
+			if (cluster)
+				outbox_feed_disconnect(feed);
+			back_off(feed);
 			return false;
 	}
 	outbox_record_release(rec);

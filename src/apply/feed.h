@@ -123,6 +123,9 @@ extern TimestampTz outbox_feed_deadline(const OutboxFeed *feed);
  */
 extern void outbox_feed_disconnect(OutboxFeed *feed);
 
+/* The same, with the consumer that there is. */
+extern void outbox_feed_restart(OutboxFeed *feed);
+
 extern OutboxFeedPartition *outbox_feed_partition(OutboxFeed *feed, int32 partition);
 
 /* Stop the subscription, in a transaction of its own. */

@@ -13,6 +13,7 @@
 #include "utils/timestamp.h"
 
 #include "apply/apply.h"
+#include "apply/asker.h"
 #include "apply/json_scan.h"
 #include "common/pinned.h"
 
@@ -121,7 +122,7 @@ outbox_start_resolve(OutboxFeed *feed, OutboxPartitionOffset *parts, int nparts)
 	}
 	else if (strcmp(start, "earliest") != 0)
 	{
-		if (!outbox_consumer_offsets_for_time(feed->cons, feed->sub->topic, start_time_ms(start),
+		if (!outbox_consumer_offsets_for_time(outbox_asker_get(feed), feed->sub->topic, start_time_ms(start),
 											  START_TIMEOUT_MS, parts, nparts, &error))
 			return false;
 		for (int i = 0; i < nparts; i++)

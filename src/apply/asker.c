@@ -1,0 +1,84 @@
+/*-------------------------------------------------------------------------
+ *
+ * asker.c
+ *	  Consumers that only ask: for partitions and offsets of topics.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "common/compat.h"
+#include "apply/asker.h"
+
+#include "utils/memutils.h"
+
+#include "apply/settings.h"
+#include "apply/transaction.h"
+
+typedef struct Asker
+{
+	char	   *server;
+	uint64		fingerprint;	/* of the settings it was made with */
+	OutboxConsumer *cons;
+} Asker;
+
+static List *askers = NIL;		/* in TopMemoryContext */
+
+/* What the library has to say of a connection that nobody polls else. */
+static void
+drain(OutboxConsumer *cons)
+{
+	OutboxRecord rec;
+
+	do
+	{
+		outbox_consumer_poll(cons, &rec);
+		outbox_record_release(&rec);
+	} while (rec.kind != OUTBOX_RECORD_NONE);
+}
+
+static Asker *
+find_asker(const char *server)
+{
+	ListCell   *lc;
+
+	foreach(lc, askers)
+		if (strcmp(((Asker *) lfirst(lc))->server, server) == 0)
+		return lfirst(lc);
+	return NULL;
+}
+
+static Asker *
+add_asker(const char *server)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	Asker	   *asker = palloc0(sizeof(Asker));
+
+	asker->server = pstrdup(server);
+	askers = lappend(askers, asker);
+	MemoryContextSwitchTo(old);
+	return asker;
+}
+
+OutboxConsumer *
+outbox_asker_get(OutboxFeed *feed)
+{
+	Asker	   *asker = find_asker(feed->sub->server);
+
+	if (asker == NULL)
+		asker = add_asker(feed->sub->server);
+	if (asker->cons != NULL && asker->fingerprint != feed->fingerprint)
+	{
+		outbox_consumer_close(asker->cons);
+		asker->cons = NULL;
+	}
+	if (asker->cons == NULL)
+	{
+		MemoryContext context = outbox_transaction_begin();
+		char	   *group = psprintf("pg_outbox.%s", outbox_apply_group_prefix());
+
+		asker->cons = outbox_consumer_create(outbox_server_oid(feed->sub->server, false), group, -1);
+		asker->fingerprint = feed->fingerprint;
+		outbox_transaction_commit(context);
+	}
+	drain(asker->cons);
+	return asker->cons;
+}
