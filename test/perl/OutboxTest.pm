@@ -433,18 +433,28 @@ sub topic_write
 		my $headers = $record->{headers} // [];
 		my @headers = ref $headers eq 'HASH' ? map { ($_ => $headers->{$_}) } sort keys %$headers : @$headers;
 		my $file    = File::Temp->new;
+		my $input   = '';
 
-		binmode $file;
-		print $file $record->{value} // '';
-		close $file;
 		push @args, '-p', $record->{partition} if defined $record->{partition};
-		push @args, '-k', $record->{key}       if defined $record->{key};
-		push @args, '-Z' if !defined $record->{value};
+		if (defined $record->{value})
+		{
+			binmode $file;
+			print $file $record->{value};
+			push @args, '-k', $record->{key} if defined $record->{key};
+		}
+		else
+		{
+			# kcat takes no null out of a file: a line with a key and nothing else
+			$input = ($record->{key} // '') . "\x1f\n";
+			push @args, '-Z', '-K', "\x1f";
+		}
+		close $file;
 		while (my ($name, $value) = splice @headers, 0, 2)
 		{
 			push @args, '-H', defined $value ? "$name=$value" : $name;
 		}
-		my ($ok, $out, $err) = _kcat($broker, '', @args, "$file");
+		push @args, "$file" if defined $record->{value};
+		my ($ok, $out, $err) = _kcat($broker, $input, @args);
 		die "kcat could not write to topic \"$topic\": $err" if !$ok;
 	}
 	return;

@@ -1,0 +1,121 @@
+# What happens to topics and brokers while they are consumed: new partitions,
+# topics created again, records removed before they were read, brokers away.
+
+use strict;
+use warnings FATAL => 'all';
+
+use OutboxTest;
+use Test::More;
+
+my $kafka = need_kafka();
+my $node = outbox_node('orders', conf => 'pg_outbox.metadata_refresh = 1');
+
+outbox_install($node, 'shop', $kafka);
+
+sub subscribe
+{
+	my ($table, $topic, $options) = @_;
+
+	$node->safe_psql('shop', "CREATE TABLE $table (id int PRIMARY KEY, version bigint NOT NULL)");
+	$node->safe_psql('shop', "SELECT outbox.replicate('$table', topic => '$topic'" . ($options // '') . ')');
+	return;
+}
+
+sub produce
+{
+	my ($broker, $topic, $partition, @ids) = @_;
+	my ($ok, $out, $err) = OutboxTest::_kcat($broker, join('', map { qq({"id": $_, "version": 1}\n) } @ids),
+		'-P', '-t', $topic, '-p', $partition);
+	die $err if !$ok;
+	return;
+}
+
+# ---------------------------------------------------------------------------
+# A topic that comes later, and grows (scenario 21)
+# ---------------------------------------------------------------------------
+
+my $grows = unique_topic('grows');
+subscribe('grows', $grows);
+topic_create($kafka, $grows, 4);
+produce($kafka, $grows, $_, $_) for 0 .. 3;
+is_soon($node, 'shop', 'SELECT count(*) FROM grows', '4', 'a topic that comes after its subscription is consumed');
+kafka_admin($kafka, 'partitions', $grows, 8);
+produce($kafka, $grows, $_, $_) for 4 .. 7;
+is_soon($node, 'shop', 'SELECT count(*) FROM grows', '8', 'new partitions are picked up from their beginning');
+
+# ---------------------------------------------------------------------------
+# Records removed before they were read
+# ---------------------------------------------------------------------------
+
+my $short = unique_topic('short');
+topic_create($kafka, $short, 1);
+subscribe('short', $short);
+produce($kafka, $short, 0, 1 .. 10);
+is_soon($node, 'shop', 'SELECT count(*) FROM short', '10', 'read so far');
+kafka_admin($kafka, 'truncate', $short, 0, 10);
+produce($kafka, $short, 0, 11);
+is_soon($node, 'shop', 'SELECT count(*) FROM short', '11', 'removing what was read is no loss');
+$node->safe_psql('shop', q(SELECT outbox.pause_subscription('short')));
+is_soon($node, 'shop', q(SELECT state FROM outbox.subscriptions WHERE name = 'short'), 'paused', 'paused');
+produce($kafka, $short, 0, 12 .. 20);
+kafka_admin($kafka, 'truncate', $short, 0, 15);
+$node->safe_psql('shop', q(SELECT outbox.resume_subscription('short')));
+is_soon($node, 'shop', q(SELECT state, stopped_reason ~ 'offsets 11 to 14 of partition 0 of topic .* were removed' FROM outbox.subscriptions WHERE name = 'short'),
+	'stopped|t', 'a loss stops the subscription, with its range');
+is($node->safe_psql('shop', 'SELECT count(*) FROM short'), '11', 'and nothing is passed over');
+$node->safe_psql('shop', "SELECT outbox.replicate('short', topic => '$short', on_data_loss => 'continue')");
+is_soon($node, 'shop', q(SELECT (SELECT count(*) FROM short), lost FROM outbox.stat_subscriptions WHERE name = 'short'), '16|4', 'unless it shall go on, and it counts');
+
+# ---------------------------------------------------------------------------
+# A topic deleted and created again
+# ---------------------------------------------------------------------------
+
+for my $case ([ 'fewer', 3, qr/created again/ ], [ 'as many', 10, qr/created again/ ], [ 'more', 30, qr/created again/ ])
+{
+	my ($what, $n, $reason) = @$case;
+	my $topic = unique_topic('anew');
+	my $table = "anew_$n";
+
+	topic_create($kafka, $topic, 1);
+	subscribe($table, $topic);
+	produce($kafka, $topic, 0, 1 .. 10);
+	is_soon($node, 'shop', "SELECT count(*) FROM $table", '10', 'read so far');
+	$node->safe_psql('shop', qq(SELECT outbox.pause_subscription('$table')));
+	kafka_admin($kafka, 'delete', $topic);
+	wait_until(sub { eval { topic_create($kafka, $topic, 1); 1 } }, 'the topic to be free again');
+	produce($kafka, $topic, 0, 101 .. 100 + $n);
+	$node->safe_psql('shop', qq(SELECT outbox.resume_subscription('$table')));
+	ok( wait_for_sql($node, 'shop', "SELECT stopped_reason FROM outbox.subscriptions WHERE name = '$table' AND state = 'stopped'", $reason),
+		"a topic that was created again, with $what records, is noticed");
+	$node->safe_psql('shop', qq(SELECT outbox.seek('$table', 'earliest')));
+	is_soon($node, 'shop', "SELECT count(*) FROM $table WHERE id > 100", $n, 'seek begins it anew');
+}
+
+# ---------------------------------------------------------------------------
+# Brokers away (scenario 22), on mocks, which can be told to go
+# ---------------------------------------------------------------------------
+
+my $port = OutboxTest::free_tcp_port();
+my $mock = outbox_broker(mock => 1);
+$node->safe_psql('shop', "CREATE SERVER nowhere FOREIGN DATA WRAPPER outbox_kafka OPTIONS (\"bootstrap.servers\" '127.0.0.1:$port')");
+subscribe('away', 'away', q(, server => 'nowhere'));
+my $other = unique_topic('other');
+topic_create($kafka, $other, 1);
+subscribe('other', $other);
+produce($kafka, $other, 0, 1);
+is_soon($node, 'shop', 'SELECT count(*) FROM other', '1', 'a broker that is not there holds up no other');
+topic_create($mock, 'away', 1);
+produce($mock, 'away', 0, 1);
+$node->safe_psql('shop', "ALTER SERVER nowhere OPTIONS (SET \"bootstrap.servers\" '$mock->{bootstrap}')");
+is_soon($node, 'shop', 'SELECT count(*) FROM away', '1', 'ALTER SERVER takes effect without a restart');
+mock_control($mock, 'down', 1);
+my $pid = worker_pid($node, 'shop', 'applier');
+produce($kafka, $other, 0, 2);
+is_soon($node, 'shop', 'SELECT count(*) FROM other', '2', 'others go on while it is away');
+mock_control($mock, 'up', 1);
+produce($mock, 'away', 0, 2);
+is_soon($node, 'shop', 'SELECT count(*) FROM away', '2', 'and so does it when it comes back');
+is(worker_pid($node, 'shop', 'applier'), $pid, 'in the same worker');
+$node->stop;
+
+done_testing();
