@@ -15,6 +15,7 @@
 
 #include "apply/apply.h"
 #include "capture/capture.h"
+#include "capture/copy.h"
 #include "common/catalog.h"
 #include "common/fault.h"
 #include "kafka/kafka.h"
@@ -50,6 +51,7 @@ _PG_init(void)
 	outbox_log_set_commit_hook(wake_relay);
 	outbox_capture_init();
 	outbox_relay_init();
+	outbox_relay_set_task(outbox_copy_step);
 	outbox_apply_init();
 
 	MarkGUCPrefixReserved("pg_outbox");

@@ -135,3 +135,33 @@ COMMENT ON FUNCTION outbox.emit(text, text, bytea, text, jsonb, text) IS 'record
 REVOKE ALL ON FUNCTION outbox.emit(text, text, text, text, jsonb, text),
 	outbox.emit(text, text, jsonb, text, jsonb, text),
 	outbox.emit(text, text, bytea, text, jsonb, text) FROM PUBLIC;
+
+-- Copies: present rows published once more.
+CREATE TABLE outbox._copy (
+	publication	text PRIMARY KEY,
+	state		text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'done', 'cancelled')),
+	last_key	text[],
+	rows		bigint NOT NULL DEFAULT 0,
+	started_at	timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	finished_at	timestamptz,
+	attempts	integer NOT NULL DEFAULT 0,
+	retry_at	timestamptz,
+	error		text
+);
+COMMENT ON TABLE outbox._copy IS 'copies of publications, the last of each; last_key: identity of the last row that was published';
+
+CREATE FUNCTION outbox.copy(publication text) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_copy';
+COMMENT ON FUNCTION outbox.copy(text) IS 'has the relay publish every present row of a published table again, in chunks by key while writers write; begins anew if a copy is under way; see view copies. The events have op r; where a row was being changed when it was read, header version says an older version than id, so that the change wins. Needs the table''s ownership. Errors: 42704 if there is no such publication of a table, 42501';
+CREATE FUNCTION outbox.cancel_copy(publication text) RETURNS boolean
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_cancel_copy';
+COMMENT ON FUNCTION outbox.cancel_copy(text) IS 'ends a copy that is under way; false if there is none. What was copied so far stays published. Needs the table''s ownership. Errors: 42704, 42501';
+
+CREATE VIEW outbox.copies AS
+	SELECT c.publication, c.state, c.rows, p.source, c.last_key, c.started_at, c.finished_at,
+		c.attempts, c.retry_at, c.error
+	FROM outbox._copy AS c LEFT JOIN outbox._publication AS p ON p.name = c.publication;
+COMMENT ON VIEW outbox.copies IS 'the last copy of each publication: state running, done or cancelled, rows published so far, identity of the last one; attempts, error and retry_at: failures since the last chunk that went through';
+GRANT SELECT ON outbox.copies TO pg_monitor;

@@ -73,6 +73,10 @@ SELECT 'topic', t.topic, t.state, CASE t.state WHEN 'live' THEN 'ok' WHEN 'pause
 	NULL, t.parked_events, NULL, t.reason, t.since
 FROM outbox.stat_topics AS t
 UNION ALL
+SELECT 'copy', c.publication, c.state, CASE WHEN c.error IS NULL THEN 'ok' ELSE 'failing' END,
+	CASE WHEN c.state = 'running' THEN c.rows || ' rows so far' END, NULL, NULL, c.error, c.retry_at
+FROM outbox._copy AS c WHERE c.state = 'running'
+UNION ALL
 SELECT 'subscription', s.name, s.state,
 	CASE WHEN s.state = 'running' THEN 'ok' ELSE s.state END, NULL,
 	(SELECT pg_catalog.sum(greatest(o.high_watermark - o.next_offset, 0))::bigint
@@ -89,7 +93,7 @@ SELECT 'log', 'event log', 'open',
 		 WHEN l.bytes < l.limit_bytes THEN 'nearly full' ELSE 'full' END,
 	NULL, l.bytes, NULL, NULL, NULL
 FROM outbox.stat_log AS l;
-COMMENT ON VIEW outbox.status IS 'one row per worker, server, topic, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), failing, stopped, paused, attention, nearly full or full; backlog is in events (log: bytes), lag in seconds';
+COMMENT ON VIEW outbox.status IS 'one row per worker, server, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), failing, stopped, paused, attention, nearly full or full; backlog is in events (log: bytes), lag in seconds';
 
 CREATE VIEW outbox.events AS
 SELECT e.id, e.version, e.op, coalesce(e.server, s.server) AS server, coalesce(e.topic, s.topic) AS topic,

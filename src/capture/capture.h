@@ -113,8 +113,12 @@ extern const char *outbox_topic_server(const char *server, const char *topic);
 /* Milliseconds since the Unix epoch of the current statement's start. */
 extern int64 outbox_statement_time_ms(void);
 
-/* Have the publication's present rows published by the relay worker. */
-extern void outbox_copy_request(const char *publication);
+/*
+ * Record that the publication shows the row in the slot (a copy reads it),
+ * with an id that was taken before; version 0: the id is the version.
+ */
+extern void outbox_capture_read(CapturedPublication *pub, Relation rel,
+								TupleTableSlot *slot, int64 id, int64 version);
 
 /* Shared by publish and adopt: check arguments. */
 extern char *outbox_choice_check(char *value, const char *parameter,

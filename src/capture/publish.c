@@ -15,6 +15,7 @@
 #include "utils/varlena.h"
 
 #include "capture/capture.h"
+#include "capture/copy.h"
 #include "capture/filter.h"
 
 PG_FUNCTION_INFO_V1(outbox_publish);

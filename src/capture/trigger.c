@@ -162,16 +162,19 @@ check_identity(CapturedPublication *pub, Relation rel, TupleTableSlot *slot)
 }
 
 /*
- * Record one event about the row in the slot.
+ * Record one event about the row in the slot.  "id" and "version" are zero
+ * unless the event gives them.
  */
 static void
-record_event(CapturedPublication *pub, Relation rel, OutboxOp op, TupleTableSlot *slot)
+record_event_as(CapturedPublication *pub, Relation rel, OutboxOp op,
+				TupleTableSlot *slot, int64 id, int64 version)
 {
 	OutboxEvent ev;
 
 	check_identity(pub, rel, slot);
 	memset(&ev, 0, sizeof(ev));
 	ev.op = op;
+	ev.version = version;
 	ev.stream = pub->stream;
 	ev.time_ms = outbox_statement_time_ms();
 
@@ -196,8 +199,14 @@ record_event(CapturedPublication *pub, Relation rel, OutboxOp op, TupleTableSlot
 		ev.headers = header_buf.data;
 		ev.headers_len = header_buf.len;
 	}
-	ev.id = outbox_stamp_next();
+	ev.id = (id != 0) ? id : outbox_stamp_next();
 	outbox_log_append(&ev);
+}
+
+static void
+record_event(CapturedPublication *pub, Relation rel, OutboxOp op, TupleTableSlot *slot)
+{
+	record_event_as(pub, rel, op, slot, 0, 0);
 }
 
 /* ---------------- what happened to the row ---------------- */
@@ -402,6 +411,19 @@ row_end(void)
 			initStringInfo(bufs[i]);
 			MemoryContextSwitchTo(oldcontext);
 		}
+}
+
+void
+outbox_capture_read(CapturedPublication *pub, Relation rel, TupleTableSlot *slot,
+					int64 id, int64 version)
+{
+	MemoryContext oldcontext;
+
+	row_begin();
+	oldcontext = MemoryContextSwitchTo(row_context);
+	record_event_as(pub, rel, OUTBOX_OP_READ, slot, id, version);
+	MemoryContextSwitchTo(oldcontext);
+	row_end();
 }
 
 Datum

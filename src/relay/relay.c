@@ -323,6 +323,24 @@ run_flows(void)
 }
 
 /*
+ * Do the flows keep up?  Copies must not fill the log faster than it drains.
+ */
+static bool
+flows_keep_up(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, flows)
+	{
+		RelayFlow  *flow = lfirst(lc);
+
+		if (flow->ticks != NIL || flow->tail - flow->head > FLOW_RING_SIZE / 4)
+			return false;
+	}
+	return true;
+}
+
+/*
  * What can still be settled is; what is in flight is sent again by the next
  * relay.
  */
@@ -357,11 +375,12 @@ relay_main(void)
 
 		MemoryContextReset(context);
 		MemoryContextSwitchTo(context);
+		SetCurrentStatementStartTimestamp();	/* what now() is in this turn */
 		outbox_worker_set_sleeping(true);
 		if (outbox_worker_catalog_changed() || servers_changed)
 			servers_load();
 		progress = run_flows();
-		if (task_step != NULL)
+		if (task_step != NULL && flows_keep_up())
 			progress |= task_step();
 		trim_if_due();
 		report();
