@@ -411,10 +411,12 @@ sub cpu_at
 sub bench_flat
 {
 	my $n = $size{flat};
+
+	# Filled first: the snapshot would keep all versions of the updated rows.
+	fill_log($n);
 	my $holder = start_command("$log/holder.log", { PGAPPNAME => 'holder' }, psql_command(), '-c',
 		'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM plain; SELECT pg_sleep(3600)');
 
-	fill_log($n);
 	drain($n);
 	my @samples = map { [ split /\|/ ] } sql('SELECT settled, cpu FROM sample ORDER BY at');
 	my $first = sql('SELECT settled() - ' . $n);
