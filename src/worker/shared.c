@@ -161,8 +161,12 @@ outbox_slot_set_state(OutboxSlot *slot, OutboxSlotState next)
 
 	Assert(LWLockHeldByMeInMode(outbox_shared->lock, LW_EXCLUSIVE));
 	if ((allowed[next] & (1 << slot->state)) == 0)
-		elog(PANIC, "pg_outbox worker slot cannot go from %s to %s",
+	{
+		/* Not worth the server's life, but it must never happen. */
+		elog(WARNING, "a pg_outbox worker slot went from %s to %s",
 			 state_names[slot->state], state_names[next]);
+		Assert(false);
+	}
 
 	slot->state = next;
 	slot->starved &= next == OUTBOX_SLOT_DUE || next == OUTBOX_SLOT_STARTING;
@@ -263,14 +267,16 @@ outbox_database_enter(Oid dboid)
 }
 
 /*
- * Tell a database's workers that the catalogs changed, and have it probed for
- * kinds that are missing.  What is in back-off is tried at once: the change
- * may be the cure.
+ * Tell a database's workers that the catalogs changed, and have it probed if
+ * there are kinds without a process; the others judge for themselves, and have
+ * it probed if they end without having seen this.  What is in back-off is
+ * tried at once: the change may be the cure.
  */
 void
 outbox_database_poke(OutboxDatabase *db)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	bool		complete = true;
 
 	pg_atomic_fetch_add_u32(&db->pokes, 1);
 	for (int i = 0; i < OUTBOX_SLOTS; i++)
@@ -278,12 +284,14 @@ outbox_database_poke(OutboxDatabase *db)
 		OutboxSlot *slot = &db->slots[i];
 		Latch	   *latch = (Latch *) (uintptr_t) pg_atomic_read_u64(&slot->latch);
 
+		if (i != OUTBOX_SLOT_PROBE)
+			complete &= outbox_slot_has_process(slot);
 		if (slot->state == OUTBOX_SLOT_DUE)
 			slot->next_start = now;
 		if (latch != NULL)
 			SetLatch(latch);
 	}
-	if (!outbox_slot_has_process(&db->slots[OUTBOX_SLOT_PROBE]))
+	if (!complete && !outbox_slot_has_process(&db->slots[OUTBOX_SLOT_PROBE]))
 		outbox_slot_set_due(&db->slots[OUTBOX_SLOT_PROBE], now);
 }
 
