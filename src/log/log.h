@@ -125,6 +125,10 @@ typedef enum OutboxTrimResult
 extern OutboxTrimResult outbox_segment_trim(int segment,
 											OutboxSnapshot *const *bases, int nbases);
 
+/* Bytes of all segments, and how many there may be (-1: no limit). */
+extern int64 outbox_log_size(void);
+extern int64 outbox_log_limit(int64 size);
+
 extern int	outbox_segment_current(void);
 extern int64 outbox_segment_size(int segment);	/* bytes, with index and TOAST */
 

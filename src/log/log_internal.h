@@ -24,8 +24,6 @@ extern Oid	outbox_segment_index(int segment);
 extern void outbox_table_empty(Relation rel);
 
 /* backlog.c */
-extern int64 outbox_log_size(void);
-extern int64 outbox_log_limit(int64 size);
 extern void outbox_backlog_check(void);
 extern void outbox_backlog_init(void);
 

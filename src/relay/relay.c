@@ -220,6 +220,19 @@ servers_load(void)
 /* ---------------- giving back the log ---------------- */
 
 /*
+ * Size at which the log goes on in the next segment: small enough that settled
+ * events alone never reach the log's limit.
+ */
+static int64
+rotation_size(void)
+{
+	int64		size = (int64) segment_size_mb * 1024 * 1024;
+	int64		limit = outbox_log_limit(outbox_log_size());
+
+	return (limit >= 0) ? Min(size, limit / 4) : size;
+}
+
+/*
  * Move on to the next segment when the current one is large, and empty those
  * that are settled.
  */
@@ -237,7 +250,7 @@ trim_log(void)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	current = outbox_segment_current();
-	if (outbox_segment_size(current) >= (int64) segment_size_mb * 1024 * 1024)
+	if (outbox_segment_size(current) >= rotation_size())
 		(void) outbox_segment_advance();
 	for (int segment = 0; segment < OUTBOX_LOG_SEGMENTS && nbases > 0; segment++)
 		if (segment != outbox_segment_current())

@@ -43,5 +43,13 @@ my @records = topic_read($broker, $topic);
 my %id = map { ($_->{headers}{id} => 1) } @records;
 is(scalar(keys %id), 3001, 'all of it');
 
+# Delivered events are no reason to refuse new ones.
+$node->append_conf('postgresql.conf', "pg_outbox.max_backlog = '3MB'\n");
+$node->reload;
+is_soon($node, 'postgres', "SELECT health FROM outbox.status WHERE kind = 'log'", 'ok',
+	'settled events make room under a small limit');
+$node->safe_psql('postgres', "SELECT outbox.emit('$topic', 'k', 'last')");
+topic_wait($broker, $topic, 3002);
+
 $node->stop('fast');
 done_testing();
