@@ -158,10 +158,16 @@ static Node *
 analyse(const char *text, Relation rel, AttrNumber renamed)
 {
 	ErrorContextCallback errcallback;
-	FilterError err = {rel, text};
-	FilterScope scope = {rel, renamed};
+	FilterError err;
+	FilterScope scope;
 	ParseState *pstate = make_parsestate(NULL);
 	Node	   *expr;
+
+	err.rel = rel;
+	err.text = text;
+
+	scope.rel = rel;
+	scope.renamed = renamed;
 
 	errcallback.callback = filter_error_callback;
 	errcallback.arg = &err;
@@ -204,6 +210,7 @@ deparse(Node *expr, Relation rel)
 							  deparse_context_for(RelationGetRelationName(rel),
 												  RelationGetRelid(rel)),
 							  false, false);
+
 	AtEOXact_GUC(true, level);
 	return text;
 }

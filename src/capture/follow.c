@@ -210,7 +210,7 @@ guard_partitions(void)
 		bool		isnull;
 
 		sources = lappend_oid(sources, DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
-																	 SPI_tuptable->tupdesc, 1, &isnull)));
+																	  SPI_tuptable->tupdesc, 1, &isnull)));
 	}
 	foreach(lc, sources)
 		outbox_source_guard_partitions(lfirst_oid(lc));
@@ -274,8 +274,8 @@ check_columns(Followed *pub, List *columns, const char *role)
 
 	foreach(lc, columns)
 		if (get_attnum(pub->source, lfirst(lc)) == InvalidAttrNumber)
-			refuse_drop(pub, psprintf("column \"%s\" of table \"%s\"",
-									  (char *) lfirst(lc), get_rel_name(pub->source)), role);
+		refuse_drop(pub, psprintf("column \"%s\" of table \"%s\"",
+								  (char *) lfirst(lc), get_rel_name(pub->source)), role);
 }
 
 /*

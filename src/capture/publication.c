@@ -361,9 +361,9 @@ static int
 delete_publication(const char *name, Oid source, const char *kind)
 {
 	static const char delete_sql[] =
-		"DELETE FROM outbox._publication WHERE name = $1";
+	"DELETE FROM outbox._publication WHERE name = $1";
 	static const char rest_sql[] =
-		"SELECT FROM outbox._publication WHERE source = $2 AND kind = $3 AND name <> $1";
+	"SELECT FROM outbox._publication WHERE source = $2 AND kind = $3 AND name <> $1";
 	Oid			types[3] = {TEXTOID, REGCLASSOID, TEXTOID};
 	Datum		values[3] = {CStringGetTextDatum(name), ObjectIdGetDatum(source),
 	CStringGetTextDatum(kind)};

@@ -85,11 +85,11 @@ with_headers_arg(ArrayType *array)
 		(void) SplitIdentifierString(pstrdup(default_with_headers), ',', &list);
 	foreach(lc, list)
 		if (!is_known_header(lfirst(lc)))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unknown header \"%s\" in parameter \"with_headers\"",
-							(char *) lfirst(lc)),
-					 errhint("Valid values are \"source\" and \"txid\".")));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown header \"%s\" in parameter \"with_headers\"",
+						(char *) lfirst(lc)),
+				 errhint("Valid values are \"source\" and \"txid\".")));
 	return list;
 }
 
@@ -107,11 +107,11 @@ check_identity_published(Relation rel, const PublicationSpec *spec)
 		return;
 	foreach(lc, spec->identity)
 		if (!outbox_list_has(spec->columns, lfirst(lc)))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("columns must include \"%s\"", (char *) lfirst(lc)),
-					 errdetail("The column belongs to the identity of the rows of table \"%s\".",
-							   RelationGetRelationName(rel))));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("columns must include \"%s\"", (char *) lfirst(lc)),
+				 errdetail("The column belongs to the identity of the rows of table \"%s\".",
+						   RelationGetRelationName(rel))));
 }
 
 static void
@@ -206,11 +206,11 @@ check_with_headers(char **newval, void **extra, GucSource source)
 	}
 	foreach(lc, list)
 		if (!is_known_header(lfirst(lc)))
-		{
-			GUC_check_errdetail("Unknown header \"%s\".", (char *) lfirst(lc));
-			GUC_check_errhint("Valid values are \"source\" and \"txid\".");
-			return false;
-		}
+	{
+		GUC_check_errdetail("Unknown header \"%s\".", (char *) lfirst(lc));
+		GUC_check_errhint("Valid values are \"source\" and \"txid\".");
+		return false;
+	}
 	return true;
 }
 

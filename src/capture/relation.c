@@ -95,7 +95,7 @@ outbox_capture_invalidate(Oid relid)
 
 	foreach(lc, children)
 		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(lc))))
-			CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
+		CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
 }
 
 /* ---------------- building ---------------- */
@@ -128,7 +128,7 @@ column_label(const char *name, List *columns, List *labels)
 
 	forboth(lc, columns, ll, labels)
 		if (strcmp(lfirst(lc), name) == 0)
-			return lfirst(ll);
+		return lfirst(ll);
 	return name;
 }
 

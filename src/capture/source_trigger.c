@@ -124,12 +124,12 @@ check_partitions(Oid relid, const char *kind)
 	foreach(lc, oids)
 		if (lfirst_oid(lc) != relid &&
 			table_has_trigger(lfirst_oid(lc), capture_function(kind)))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("cannot publish partitioned table \"%s\"", get_rel_name(relid)),
-					 errdetail("Its partition \"%s\" is published itself.",
-							   get_rel_name(lfirst_oid(lc))),
-					 errhint("Unpublish the partition first.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot publish partitioned table \"%s\"", get_rel_name(relid)),
+				 errdetail("Its partition \"%s\" is published itself.",
+						   get_rel_name(lfirst_oid(lc))),
+				 errhint("Unpublish the partition first.")));
 }
 
 void
@@ -164,10 +164,10 @@ outbox_source_guard_partitions(Oid relid)
 	outbox_owner_enter(&scope);
 	foreach(lc, oids)
 		if (!table_has_trigger(lfirst_oid(lc), TRUNCATE_FUNCTION))
-			run_utility(psprintf("CREATE TRIGGER " TRUNCATE_TRIGGER " BEFORE TRUNCATE ON %s"
-								 " FOR EACH STATEMENT EXECUTE FUNCTION outbox."
-								 TRUNCATE_FUNCTION "()",
-								 qualified_name(lfirst_oid(lc))));
+		run_utility(psprintf("CREATE TRIGGER " TRUNCATE_TRIGGER " BEFORE TRUNCATE ON %s"
+							 " FOR EACH STATEMENT EXECUTE FUNCTION outbox."
+							 TRUNCATE_FUNCTION "()",
+							 qualified_name(lfirst_oid(lc))));
 	outbox_owner_leave(&scope);
 }
 
@@ -187,7 +187,7 @@ outbox_source_drop_triggers(Oid relid, const char *kind)
 	outbox_owner_enter(&scope);
 	foreach(lc, oids)
 		if (table_has_trigger(lfirst_oid(lc), TRUNCATE_FUNCTION))
-			run_utility(psprintf("DROP TRIGGER IF EXISTS " TRUNCATE_TRIGGER " ON %s",
-								 qualified_name(lfirst_oid(lc))));
+		run_utility(psprintf("DROP TRIGGER IF EXISTS " TRUNCATE_TRIGGER " ON %s",
+							 qualified_name(lfirst_oid(lc))));
 	outbox_owner_leave(&scope);
 }

@@ -15,6 +15,7 @@ static const struct
 	const char *name;
 	const char *value;
 }			pinned[] =
+
 {
 	{"DateStyle", "ISO, YMD"},
 	{"IntervalStyle", "iso_8601"},

@@ -50,7 +50,7 @@ position_table(int which)
 	return outbox_relation_oid(which == 0 ? "_position_0" : "_position_1");
 }
 
-static int	current_table = -1;	/* where the next row goes; -1: not known */
+static int	current_table = -1; /* where the next row goes; -1: not known */
 
 static char *
 position_server(HeapTuple tup, TupleDesc desc)

@@ -24,7 +24,8 @@
 
 #define PRODUCER_RETRY_MIN_MS 100
 #define PRODUCER_RETRY_MAX_MS 30000
-#define RESTART_PATIENCE_MS 5000	/* for what is in flight when settings change */
+#define RESTART_PATIENCE_MS 5000	/* for what is in flight when settings
+									 * change */
 #define RUN_PAGES 16			/* pages read in one turn */
 
 /* ---------------- life ---------------- */

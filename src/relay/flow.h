@@ -134,7 +134,8 @@ typedef struct RelayFlow
 	OutboxProducer *producer;	/* NULL: to be made at producer_retry */
 	TimestampTz producer_retry;
 	int			producer_retry_ms;
-	TimestampTz restart_by;		/* settings changed: producer ends by then; 0: no */
+	TimestampTz restart_by;		/* settings changed: producer ends by then; 0:
+								 * no */
 	char	   *waiting_for;	/* for status, NULL: nothing */
 
 	HTAB	   *topics;
@@ -142,7 +143,10 @@ typedef struct RelayFlow
 	RelayTopic **by_stream;		/* topic of a stream number, NULL: unknown yet */
 	int			nby_stream;
 
-	/* the ring: entries [head, sent) are with the producer or done, [sent, tail) wait */
+	/*
+	 * the ring: entries [head, sent) are with the producer or done, [sent,
+	 * tail) wait
+	 */
 	RelayEntry *ring;
 	uint64		head;
 	uint64		sent;
@@ -151,7 +155,8 @@ typedef struct RelayFlow
 
 	/* reading */
 	OutboxSnapshot *base;		/* read up to here, before the open batch */
-	List	   *batches;		/* RelayBatch *, oldest first; the last one is read */
+	List	   *batches;		/* RelayBatch *, oldest first; the last one is
+								 * read */
 	List	   *ticks;			/* OutboxSnapshot *, taken while we lag */
 	TimestampTz last_tick;
 	OutboxLogBatch *refs;		/* of the batch being read; NULL: none open */
@@ -187,7 +192,7 @@ extern void outbox_flow_settle(RelayFlow *flow);
 extern bool outbox_flow_settle_due(RelayFlow *flow);
 extern bool outbox_flow_unsettled(RelayFlow *flow);
 extern void outbox_settle_dead_letter(RelayTopic *topic, const OutboxEvent *ev,
-									   const char *error);
+									  const char *error);
 
 /* topic.c */
 extern RelayTopic *outbox_topic_get(RelayFlow *flow, const char *name, int len);

@@ -184,7 +184,7 @@ outbox_flow_settle_due(RelayFlow *flow)
 	}
 	foreach(lc, flow->topic_list)
 		if (((RelayTopic *) lfirst(lc))->changed)
-			return true;
+		return true;
 
 	end = settled_end(flow);
 	if (end == flow->head)
