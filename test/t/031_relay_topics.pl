@@ -42,11 +42,13 @@ my $gone = unique_topic('gone');
 topic_create($broker, $gone, 1);
 my $bootstrap = $broker->{bootstrap};
 $node->safe_psql('postgres', <<"END");
+SELECT outbox.pause('relay');
 CREATE SERVER other FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '$bootstrap');
 BEGIN;
 SELECT outbox.emit('$gone', 'k', 'waited', server => 'other');
 DROP SERVER other;
 COMMIT;
+SELECT outbox.resume('relay');
 END
 is_soon($node, 'postgres', "SELECT state FROM outbox._stream WHERE topic = '$gone'",
 	'stopped', 'events of a dropped server are parked');
