@@ -43,7 +43,8 @@ include scripts/tasks.mk
 else
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
-ifeq ($(wildcard $(PGXS)),)
+SERVER_HEADER := $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h
+ifeq ($(and $(wildcard $(PGXS)),$(wildcard $(SERVER_HEADER))),)
 $(error No PostgreSQL to build for: "make setup" installs one, or set PG_CONFIG to its pg_config)
 endif
 include $(PGXS)

@@ -26,12 +26,14 @@ have()
 }
 
 # usable_pg_config PROGRAM: does it belong to a server that we can build for?
+# Debian's libpq-dev has a pg_config and PGXS, but no headers of the server.
 usable_pg_config()
 {
 	local pgxs
 
 	pgxs=$("$1" --pgxs 2>/dev/null) || return 1
-	[ -f "$pgxs" ] && [ -x "$("$1" --bindir)/postgres" ]
+	[ -f "$pgxs" ] && [ -f "$("$1" --includedir-server)/postgres.h" ] &&
+		[ -x "$("$1" --bindir)/postgres" ]
 }
 
 # pg_major PG_CONFIG: the major version it belongs to
