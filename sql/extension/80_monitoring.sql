@@ -69,6 +69,11 @@ SELECT 'server', v.server, 'publishing', CASE WHEN v.lag_seconds > 60 THEN 'late
 	NULL, v.backlog_events, v.lag_seconds, NULL, NULL
 FROM outbox.stat_servers AS v
 UNION ALL
+SELECT 'publication', p.name, p.state,
+	CASE WHEN p.problem IS NOT NULL THEN 'broken' WHEN p.state = 'live' THEN 'ok' ELSE p.state END,
+	NULL, NULL, NULL, p.problem, NULL
+FROM outbox.publications AS p
+UNION ALL
 SELECT 'topic', t.topic, t.state, CASE t.state WHEN 'live' THEN 'ok' WHEN 'paused' THEN 'paused' ELSE 'stopped' END,
 	NULL, t.parked_events, NULL, t.reason, t.since
 FROM outbox.stat_topics AS t
@@ -93,7 +98,7 @@ SELECT 'log', 'event log', 'open',
 		 WHEN l.bytes < l.limit_bytes THEN 'nearly full' ELSE 'full' END,
 	NULL, l.bytes, NULL, NULL, NULL
 FROM outbox.stat_log AS l;
-COMMENT ON VIEW outbox.status IS 'one row per worker, server, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), failing, stopped, paused, attention, nearly full or full; backlog is in events (log: bytes), lag in seconds';
+COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (log: bytes), lag in seconds';
 
 CREATE VIEW outbox.events AS
 SELECT e.id, e.version, e.op, coalesce(e.server, s.server) AS server, coalesce(e.topic, s.topic) AS topic,
