@@ -114,6 +114,13 @@ extern const char *outbox_topic_server(const char *server, const char *topic);
 extern int64 outbox_statement_time_ms(void);
 
 /*
+ * Around everything that uses what is cached of a relation: code of users runs
+ * in between, and must not come here again.  End also after an error.
+ */
+extern void outbox_capture_begin(Relation rel);
+extern void outbox_capture_end(void);
+
+/*
  * Record that the publication shows the row in the slot (a copy reads it),
  * with an id that was taken before; version 0: the id is the version.
  */

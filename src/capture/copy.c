@@ -410,24 +410,17 @@ find_publication(CapturedRelation *captured, int32 pubid)
 }
 
 /*
- * Publish a chunk with the rights of the table's owner.
+ * Publish a chunk with the rights of the table's owner: already when the
+ * filter is prepared, functions of it may run.
  */
 static void
 copy_chunk(CopyChunk *chunk, MemoryContext context)
 {
-	CapturedRelation *captured;
 	Oid			save_userid;
 	int			save_context;
 	int			level;
 
 	chunk->rel = table_open(chunk->source, AccessShareLock);
-	captured = outbox_captured_relation(chunk->rel);
-	chunk->pub = find_publication(captured, chunk->pubid);
-	if (chunk->pub == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("publication \"%s\" cannot be copied now", chunk->name)));
-
 	GetUserIdAndSecContext(&save_userid, &save_context);
 	SetUserIdAndSecContext(chunk->rel->rd_rel->relowner,
 						   save_context | SECURITY_LOCAL_USERID_CHANGE |
@@ -436,7 +429,21 @@ copy_chunk(CopyChunk *chunk, MemoryContext context)
 	(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	(void) outbox_encode_pin();
-	publish_chunk(chunk, context);
+	outbox_capture_begin(chunk->rel);
+	PG_TRY();
+	{
+		chunk->pub = find_publication(outbox_captured_relation(chunk->rel), chunk->pubid);
+		if (chunk->pub == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("publication \"%s\" cannot be copied now", chunk->name)));
+		publish_chunk(chunk, context);
+	}
+	PG_FINALLY();
+	{
+		outbox_capture_end();
+	}
+	PG_END_TRY();
 	AtEOXact_GUC(true, level);
 	SetUserIdAndSecContext(save_userid, save_context);
 	table_close(chunk->rel, NoLock);

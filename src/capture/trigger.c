@@ -52,6 +52,7 @@ static StringInfoData key_buf;
 static StringInfoData value_buf;
 static StringInfoData header_buf;
 static MemoryContext row_context = NULL;
+static bool capturing = false;	/* they are in use */
 
 /* One row change, as the trigger sees it. */
 typedef struct RowChange
@@ -377,9 +378,19 @@ describe_change(RowChange *change, TriggerData *trigdata)
 		change->overtaken = commands_since_delete(change->old_slot);
 }
 
-static void
-row_begin(void)
+/*
+ * Capturing runs code of users: row filters and casts.  If that changed a
+ * published table, buffers and cache would be used by two at once.
+ */
+void
+outbox_capture_begin(Relation rel)
 {
+	if (capturing)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("cannot change published table \"%s\" while another change is being captured",
+						RelationGetRelationName(rel)),
+				 errhint("Functions that row filters and casts call must not change published tables.")));
 	if (row_context == NULL)
 	{
 		MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
@@ -391,13 +402,14 @@ row_begin(void)
 		initStringInfo(&header_buf);
 		MemoryContextSwitchTo(oldcontext);
 	}
+	capturing = true;
 }
 
 /*
  * A huge row must not stay in memory for the rest of the session.
  */
 static void
-row_end(void)
+row_forget(void)
 {
 	StringInfo	bufs[] = {&key_buf, &value_buf, &header_buf};
 
@@ -413,43 +425,39 @@ row_end(void)
 		}
 }
 
+/*
+ * Also after an error.
+ */
+void
+outbox_capture_end(void)
+{
+	row_forget();
+	capturing = false;
+}
+
 void
 outbox_capture_read(CapturedPublication *pub, Relation rel, TupleTableSlot *slot,
 					int64 id, int64 version)
 {
 	MemoryContext oldcontext;
 
-	row_begin();
+	Assert(capturing);
 	oldcontext = MemoryContextSwitchTo(row_context);
 	record_event_as(pub, rel, OUTBOX_OP_READ, slot, id, version);
 	MemoryContextSwitchTo(oldcontext);
-	row_end();
+	row_forget();
 }
 
-Datum
-outbox_capture(PG_FUNCTION_ARGS)
+static void
+capture_row(TriggerData *trigdata)
 {
-	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	CapturedRelation *captured;
+	CapturedRelation *captured = outbox_captured_relation(trigdata->tg_relation);
 	RowChange	change;
 	MemoryContext oldcontext;
 	int			pin_level = -1;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"_capture\" must be fired AFTER ROW"),
-				 errhint("Use outbox.publish to capture a table.")));
-
-	if (!outbox_capture_enabled())
-		return PointerGetDatum(NULL);
-	captured = outbox_captured_relation(trigdata->tg_relation);
 	if (captured->npubs == 0)
-		return PointerGetDatum(NULL);
-
-	row_begin();
+		return;
 	oldcontext = MemoryContextSwitchTo(row_context);
 	if (captured->pinned)
 		pin_level = outbox_encode_pin();
@@ -458,8 +466,50 @@ outbox_capture(PG_FUNCTION_ARGS)
 		capture_change(&captured->pubs[i], &change);
 	outbox_encode_unpin(pin_level);
 	MemoryContextSwitchTo(oldcontext);
-	row_end();
+}
+
+Datum
+outbox_capture(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"_capture\" must be fired AFTER ROW"),
+				 errhint("Use outbox.publish to capture a table.")));
+	if (!outbox_capture_enabled())
+		return PointerGetDatum(NULL);
+
+	outbox_capture_begin(trigdata->tg_relation);
+	PG_TRY();
+	{
+		capture_row(trigdata);
+	}
+	PG_FINALLY();
+	{
+		outbox_capture_end();
+	}
+	PG_END_TRY();
 	return PointerGetDatum(NULL);
+}
+
+static void
+refuse_truncate(Relation rel)
+{
+	CapturedRelation *captured = outbox_captured_relation(rel);
+
+	for (int i = 0; i < captured->npubs; i++)
+		if (captured->pubs[i].refuse_truncate)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot truncate table \"%s\" because it is published",
+							RelationGetRelationName(rel)),
+					 errdetail("TRUNCATE makes no events: replicas would keep the rows of publication \"%s\".",
+							   captured->pubs[i].name),
+					 errhint("Use DELETE, or publish the table with on_truncate => 'ignore'.")));
 }
 
 /*
@@ -470,7 +520,6 @@ Datum
 outbox_refuse_truncate(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	CapturedRelation *captured;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -478,15 +527,15 @@ outbox_refuse_truncate(PG_FUNCTION_ARGS)
 				 errmsg("function \"_refuse_truncate\" must be called as a trigger")));
 	if (!outbox_capture_enabled())
 		return PointerGetDatum(NULL);
-	captured = outbox_captured_relation(trigdata->tg_relation);
-	for (int i = 0; i < captured->npubs; i++)
-		if (captured->pubs[i].refuse_truncate)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("cannot truncate table \"%s\" because it is published",
-							RelationGetRelationName(trigdata->tg_relation)),
-					 errdetail("TRUNCATE makes no events: replicas would keep the rows of publication \"%s\".",
-							   captured->pubs[i].name),
-					 errhint("Use DELETE, or publish the table with on_truncate => 'ignore'.")));
+	outbox_capture_begin(trigdata->tg_relation);
+	PG_TRY();
+	{
+		refuse_truncate(trigdata->tg_relation);
+	}
+	PG_FINALLY();
+	{
+		outbox_capture_end();
+	}
+	PG_END_TRY();
 	return PointerGetDatum(NULL);
 }
