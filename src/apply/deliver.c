@@ -22,6 +22,7 @@
 #include "miscadmin.h"
 #include "parser/parse_func.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -70,13 +71,35 @@ function_owner(Oid funcid)
 	return owner;
 }
 
-/* An error takes the rights back together with the (sub)transaction. */
-static void
-become(Oid owner, Oid *saved_userid, int *saved_context)
+/* What the worker was before it took on an owner's rights. */
+typedef struct WorkerRights
 {
-	GetUserIdAndSecContext(saved_userid, saved_context);
-	SetUserIdAndSecContext(owner, *saved_context |
+	Oid			userid;
+	int			context;
+	int			guc_level;
+} WorkerRights;
+
+/*
+ * An error takes the rights, and settings, back together with the
+ * (sub)transaction.
+ */
+static void
+become(Oid owner, WorkerRights *saved)
+{
+	GetUserIdAndSecContext(&saved->userid, &saved->context);
+	SetUserIdAndSecContext(owner, saved->context |
 						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	saved->guc_level = NewGUCNestLevel();
+}
+
+/*
+ * What the owner's code has SET does not last: others' code comes next.
+ */
+static void
+become_worker(const WorkerRights *saved)
+{
+	AtEOXact_GUC(false, saved->guc_level);
+	SetUserIdAndSecContext(saved->userid, saved->context);
 }
 
 static void
@@ -151,14 +174,13 @@ deliver_to_replica(OutboxFeed *feed, const OutboxRecord *records, char *fates, i
 {
 	OutboxApplyEvent *events = palloc(sizeof(OutboxApplyEvent) * n);
 	OutboxApplyResult *results = palloc(sizeof(OutboxApplyResult) * n);
-	Oid			saved_userid;
-	int			saved_context;
+	WorkerRights saved;
 
 	for (int i = 0; i < n; i++)
 		event_from_record(&events[i], &records[i]);
-	become(relation_owner(feed), &saved_userid, &saved_context);
+	become(relation_owner(feed), &saved);
 	outbox_replica_apply(feed->sub->target, events, n, results);
-	SetUserIdAndSecContext(saved_userid, saved_context);
+	become_worker(&saved);
 	for (int i = 0; i < n; i++)
 		fates[i] = (char) results[i];
 }
@@ -262,8 +284,7 @@ is_first_time(OutboxFeed *feed, const OutboxRecord *rec)
 static void
 deliver_to_handler(OutboxFeed *feed, const OutboxRecord *rec, char *fate)
 {
-	Oid			saved_userid;
-	int			saved_context;
+	WorkerRights saved;
 
 	if (!is_first_time(feed, rec))
 	{
@@ -271,13 +292,13 @@ deliver_to_handler(OutboxFeed *feed, const OutboxRecord *rec, char *fate)
 		return;
 	}
 	become(function_owner(outbox_deliver_handler_oid(feed->sub->handler, false)),
-		   &saved_userid, &saved_context);
+		   &saved);
 	SPI_connect();
 	start_clock();
 	call_handler(feed, rec);
 	stop_clock();
 	SPI_finish();
-	SetUserIdAndSecContext(saved_userid, saved_context);
+	become_worker(&saved);
 	*fate = OUTBOX_APPLY_APPLIED;
 }
 
@@ -309,17 +330,16 @@ outbox_deliver(OutboxFeed *feed, const OutboxRecord *records, char *fates, int n
 void
 outbox_deliver_check(const OutboxFeed *feed)
 {
-	Oid			saved_userid;
-	int			saved_context;
+	WorkerRights saved;
 
 	if (feed->sub->handler != NULL)
 	{
 		(void) outbox_deliver_handler_oid(feed->sub->handler, false);
 		return;
 	}
-	become(relation_owner(feed), &saved_userid, &saved_context);
+	become(relation_owner(feed), &saved);
 	outbox_target_release(outbox_target_acquire(feed->sub->target));
-	SetUserIdAndSecContext(saved_userid, saved_context);
+	become_worker(&saved);
 }
 
 /* ---------------- identity ---------------- */
@@ -341,6 +361,7 @@ replica_identity(OutboxFeed *feed, const OutboxRecord *rec, bool key_only, int64
 	{
 		OutboxApplyEvent ev;
 		OutboxRecord copy = *rec;
+		WorkerRights saved;
 
 		if (key_only)
 		{
@@ -353,7 +374,10 @@ replica_identity(OutboxFeed *feed, const OutboxRecord *rec, bool key_only, int64
 			ev.op = 'd';
 			ev.has_version = true;
 		}
+		/* a domain's check is other people's code */
+		become(relation_owner(feed), &saved);
 		identity = outbox_replica_identify(feed->sub->target, &ev, version);
+		become_worker(&saved);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();

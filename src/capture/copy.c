@@ -444,7 +444,8 @@ copy_chunk(CopyChunk *chunk, MemoryContext context)
 		outbox_capture_end();
 	}
 	PG_END_TRY();
-	AtEOXact_GUC(true, level);
+	/* nor does what functions of the filter have SET last */
+	AtEOXact_GUC(false, level);
 	SetUserIdAndSecContext(save_userid, save_context);
 	table_close(chunk->rel, NoLock);
 }

@@ -414,7 +414,7 @@ static void
 pin_settings(void)
 {
 	static const char *const settings[][2] = {
-		{"search_path", ""},
+		{"search_path", "pg_catalog, pg_temp"},
 		{"statement_timeout", "0"},
 		{"lock_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
