@@ -11,4 +11,10 @@ CREATE EXTENSION pg_outbox;
 -- Only into its own schema
 DROP EXTENSION pg_outbox;
 CREATE EXTENSION pg_outbox SCHEMA public;
+-- and not into somebody else's
+CREATE ROLE regress_outbox_squatter;
+ALTER SCHEMA outbox OWNER TO regress_outbox_squatter;
+CREATE EXTENSION pg_outbox;
+ALTER SCHEMA outbox OWNER TO CURRENT_USER;
+DROP ROLE regress_outbox_squatter;
 CREATE EXTENSION pg_outbox;
