@@ -194,7 +194,7 @@ outbox_deliver_handler_oid(const char *handler, bool missing_ok)
 										  CStringGetDatum("event"),
 										  ObjectIdGetDatum(outbox_schema_oid()));
 
-	return LookupFuncName(stringToQualifiedNameList(handler), 1, &argtype, missing_ok);
+	return LookupFuncName(outbox_qualified_name(handler), 1, &argtype, missing_ok);
 }
 
 /* The last header of that name, in the server's encoding, or NULL. */

@@ -8,6 +8,7 @@
 #include "common/compat.h"
 #include "capture/publication.h"
 
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "catalog/catalog.h"
 #include "catalog/objectaddress.h"

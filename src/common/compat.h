@@ -22,6 +22,14 @@
 #error "pg_outbox needs PostgreSQL 15 or later"
 #endif
 
+/* 16: macros of variable-length values have left postgres.h; names can fail softly */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#define outbox_qualified_name(text) stringToQualifiedNameList(text, NULL)
+#else
+#define outbox_qualified_name(text) stringToQualifiedNameList(text)
+#endif
+
 /* 16: one ACL check function for every kind of object */
 #if PG_VERSION_NUM < 160000
 #include "catalog/pg_class.h"
