@@ -190,7 +190,7 @@ extern void outbox_page_release(RelayFlow *flow, RelayPage *page);
 /* settle.c */
 extern void outbox_flow_settle(RelayFlow *flow);
 extern bool outbox_flow_settle_due(RelayFlow *flow);
-extern bool outbox_flow_unsettled(RelayFlow *flow);
+extern bool outbox_flow_unsettled(const RelayFlow *flow);
 extern void outbox_settle_dead_letter(RelayTopic *topic, const OutboxEvent *ev,
 									  const char *error);
 

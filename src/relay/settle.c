@@ -164,10 +164,15 @@ only_batches_ended(const RelayFlow *flow)
 	return batch->complete && batch->end <= flow->head;
 }
 
+/*
+ * Could anything be settled as soon as it is time to?  What is with the
+ * producer wakes the relay when it is reported.
+ */
 bool
-outbox_flow_unsettled(RelayFlow *flow)
+outbox_flow_unsettled(const RelayFlow *flow)
 {
-	return flow->head < flow->tail;
+	return flow->head < flow->sent &&
+		entry_settles(&flow->ring[flow->head % FLOW_RING_SIZE]);
 }
 
 bool
