@@ -10,7 +10,7 @@ CREATE TABLE outbox._dead_letter (
 	kafka_offset bigint,
 	key bytea,
 	value bytea,
-	header_names text[] NOT NULL,
+	header_names bytea[] NOT NULL,
 	header_values bytea[] NOT NULL,
 	event_time timestamptz,
 	identity text COLLATE "C",
@@ -36,7 +36,7 @@ SELECT pg_catalog.pg_extension_config_dump('outbox._dead_letter_id_seq', '');
 
 CREATE VIEW outbox.dead_letters AS
 SELECT id, direction, name, state, topic, partition, kafka_offset, key, value,
-	(SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(h.name, pg_catalog.encode(h.value, 'escape')) ORDER BY h.n), '[]')
+	(SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(pg_catalog.encode(h.name, 'escape'), pg_catalog.encode(h.value, 'escape')) ORDER BY h.n), '[]')
 		FROM ROWS FROM (pg_catalog.unnest(header_names), pg_catalog.unnest(header_values)) WITH ORDINALITY AS h(name, value, n)) AS headers,
 	event_time, event_id, server, sqlstate, message, detail, context, attempts, first_at, last_at, next_attempt_at, reason
 FROM outbox._dead_letter;

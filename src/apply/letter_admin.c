@@ -158,7 +158,7 @@ outbox_edit(PG_FUNCTION_ARGS)
 	static const char sql[] =
 	"UPDATE outbox._dead_letter SET value = $2, key = coalesce($3, key),"
 	" header_names = CASE WHEN $4 IS NULL THEN header_names ELSE"
-	" (SELECT coalesce(pg_catalog.array_agg(k ORDER BY k), '{}') FROM pg_catalog.jsonb_each_text($4) AS h(k, v)) END,"
+	" (SELECT coalesce(pg_catalog.array_agg(pg_catalog.convert_to(k, 'UTF8') ORDER BY k), '{}') FROM pg_catalog.jsonb_each_text($4) AS h(k, v)) END,"
 	" header_values = CASE WHEN $4 IS NULL THEN header_values ELSE"
 	" (SELECT coalesce(pg_catalog.array_agg(pg_catalog.convert_to(v, 'UTF8') ORDER BY k), '{}')"
 	" FROM pg_catalog.jsonb_each_text($4) AS h(k, v)) END,"

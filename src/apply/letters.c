@@ -237,7 +237,7 @@ load_letter(int64 id, OutboxRecord *rec)
 			rec->value_len = VARSIZE(bytes) - VARHDRSZ;
 		}
 		deconstruct_array(DatumGetArrayTypePCopy(SPI_getbinval(tup, desc, 7, &isnull)),
-						  TEXTOID, -1, false, TYPALIGN_INT, &names, NULL, &n);
+						  BYTEAOID, -1, false, TYPALIGN_INT, &names, NULL, &n);
 		deconstruct_array(DatumGetArrayTypePCopy(SPI_getbinval(tup, desc, 8, &isnull)),
 						  BYTEAOID, -1, false, TYPALIGN_INT, &values, &nulls, &rec->nheaders);
 		rec->nheaders = Min(rec->nheaders, n);

@@ -96,6 +96,9 @@ extern bool outbox_capture_probe(CapturedPublication *pub, Relation rel,
  */
 extern void outbox_session_headers(StringInfo buf);
 
+/* Pack a header whose name and value are in the server's encoding. */
+extern void outbox_header_add(StringInfo buf, const char *name, const char *value);
+
 /* Pack a JSON object's members as headers; raises if it is no object. */
 extern void outbox_jsonb_headers(StringInfo buf, Jsonb *headers);
 

@@ -52,11 +52,20 @@ outbox_statement_time_ms(void)
 
 /* ---------------- headers ---------------- */
 
+void
+outbox_header_add(StringInfo buf, const char *name, const char *value)
+{
+	name = pg_server_to_any(name, strlen(name), PG_UTF8);
+	if (value != NULL)
+		value = pg_server_to_any(value, strlen(value), PG_UTF8);
+	outbox_header_pack(buf, name, value, value != NULL ? strlen(value) : 0);
+}
+
 static void
 session_header(StringInfo buf, const char *name, const char *value)
 {
 	if (value != NULL && value[0] != '\0')
-		outbox_header_pack(buf, name, value, strlen(value));
+		outbox_header_add(buf, name, value);
 }
 
 void
@@ -86,8 +95,8 @@ pack_jsonb_header(StringInfo buf, const char *name, JsonbValue *v)
 	switch (v->type)
 	{
 		case jbvNull:
-			outbox_header_pack(buf, name, NULL, 0);
-			return;
+			value = NULL;
+			break;
 		case jbvString:
 			value = pnstrdup(v->val.string.val, v->val.string.len);
 			break;
@@ -102,8 +111,7 @@ pack_jsonb_header(StringInfo buf, const char *name, JsonbValue *v)
 			value = JsonbToCString(NULL, v->val.binary.data, v->val.binary.len);
 			break;
 	}
-	value = pg_server_to_any(value, strlen(value), PG_UTF8);
-	outbox_header_pack(buf, name, value, strlen(value));
+	outbox_header_add(buf, name, value);
 }
 
 void
@@ -127,7 +135,6 @@ outbox_jsonb_headers(StringInfo buf, Jsonb *headers)
 		if (token != WJB_KEY)
 			continue;
 		name = pnstrdup(v.val.string.val, v.val.string.len);
-		name = pg_server_to_any(name, strlen(name), PG_UTF8);
 		(void) JsonbIteratorNext(&it, &v, true);
 		pack_jsonb_header(buf, name, &v);
 	}
@@ -212,12 +219,7 @@ emit_event(FunctionCallInfo fcinfo, const char *payload, int payload_len)
 
 	initStringInfo(&headers);
 	if (!PG_ARGISNULL(3))
-	{
-		char	   *type = text_to_cstring(PG_GETARG_TEXT_PP(3));
-
-		type = pg_server_to_any(type, strlen(type), PG_UTF8);
-		outbox_header_pack(&headers, "type", type, strlen(type));
-	}
+		outbox_header_add(&headers, "type", text_to_cstring(PG_GETARG_TEXT_PP(3)));
 	if (!PG_ARGISNULL(4))
 		outbox_jsonb_headers(&headers, PG_GETARG_JSONB_P(4));
 	outbox_session_headers(&headers);

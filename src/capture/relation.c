@@ -213,10 +213,7 @@ init_headers(CapturedPublication *pub, HeapTuple tup, TupleDesc desc)
 
 	initStringInfo(&buf);
 	if (type != NULL)
-	{
-		type = pg_server_to_any(type, strlen(type), PG_UTF8);
-		outbox_header_pack(&buf, "type", type, strlen(type));
-	}
+		outbox_header_add(&buf, "type", type);
 	if (!isnull)
 		outbox_jsonb_headers(&buf, DatumGetJsonbP(fixed));
 	pub->headers = buf.len > 0 ? buf.data : NULL;

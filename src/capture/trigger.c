@@ -115,11 +115,10 @@ append_key(StringInfo buf, const CapturedColumns *columns, TupleTableSlot *slot)
 static void
 append_source_header(StringInfo buf, Relation rel)
 {
-	char	   *source = psprintf("%s.%s.%s", get_database_name(MyDatabaseId),
-								  get_namespace_name(RelationGetNamespace(rel)),
-								  RelationGetRelationName(rel));
-
-	outbox_header_pack(buf, "source", source, strlen(source));
+	outbox_header_add(buf, "source",
+					  psprintf("%s.%s.%s", get_database_name(MyDatabaseId),
+							   get_namespace_name(RelationGetNamespace(rel)),
+							   RelationGetRelationName(rel)));
 }
 
 static void
@@ -136,7 +135,7 @@ build_headers(CapturedPublication *pub, Relation rel)
 
 		snprintf(txid, sizeof(txid), UINT64_FORMAT,
 				 U64FromFullTransactionId(GetTopFullTransactionId()));
-		outbox_header_pack(&header_buf, "txid", txid, strlen(txid));
+		outbox_header_add(&header_buf, "txid", txid);
 	}
 	outbox_session_headers(&header_buf);
 }

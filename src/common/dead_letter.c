@@ -32,7 +32,7 @@ static const char letter_sql[] =
 
 static Oid	letter_types[LETTER_NCOLS] = {
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID,
-	INT8OID, BYTEAOID, BYTEAOID, TEXTARRAYOID, BYTEAARRAYOID, TIMESTAMPTZOID, TEXTOID,
+	INT8OID, BYTEAOID, BYTEAOID, BYTEAARRAYOID, BYTEAARRAYOID, TIMESTAMPTZOID, TEXTOID,
 	INT8OID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID,
 	TIMESTAMPTZOID
 };
@@ -73,7 +73,7 @@ add_bytes(LetterParams *params, const char *data, int len)
 }
 
 /*
- * Names and values as two parallel arrays: values are bytes, and a header
+ * Names and values as two parallel arrays of bytes, as they came; a header
  * without a value stays one.
  */
 static void
@@ -89,12 +89,12 @@ add_headers(LetterParams *params, const OutboxDeadLetter *dl)
 	{
 		const OutboxHeader *header = &dl->headers[i];
 
-		names[i] = CStringGetTextDatum(header->name);
+		names[i] = bytes_datum(header->name, strlen(header->name));
 		nulls[i] = header->value == NULL;
 		values[i] = nulls[i] ? (Datum) 0 : bytes_datum(header->value, header->value_len);
 	}
 	add_datum(params,
-			  PointerGetDatum(construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT)),
+			  PointerGetDatum(construct_array(names, n, BYTEAOID, -1, false, TYPALIGN_INT)),
 			  false);
 	add_datum(params,
 			  PointerGetDatum(construct_md_array(values, nulls, 1, &n, &lbound,
