@@ -129,6 +129,9 @@ new_chunk(const OutboxEvent *ev)
 	chunk->cur.id = ev->id;
 	chunk->cur.time_ms = ev->time_ms;
 	initStringInfo(&chunk->body);
+	/* a transaction that fills one chunk will fill this one too */
+	if (pending.nchunks > 1)
+		enlargeStringInfo(&chunk->body, CHUNK_BYTES);
 	return chunk;
 }
 

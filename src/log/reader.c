@@ -80,7 +80,31 @@ collector_cut(Collector *col)
 
 /*
  * Give the rows that were written before the commit stamp was known the stamp
- * of a later row of their transaction, and drop what is already done.
+ * of a later row of their transaction.  The smallest stamp beyond a row's id
+ * is the one: the ids and the stamps are sorted by turns, as a transaction can
+ * have as many rows as memory holds.
+ */
+static void
+collector_complete_stamps(Collector *col)
+{
+	OutboxLogRef *refs = col->refs + col->group_start;
+	int64		nrefs = col->nrefs - col->group_start;
+	int64		next;
+
+	/* rows without a stamp come first, by id, then the others by stamp */
+	qsort(refs, nrefs, sizeof(OutboxLogRef), ref_compare);
+	next = col->group_open;
+	for (int64 i = 0; i < col->group_open; i++)
+	{
+		while (next < nrefs && refs[next].stamp <= refs[i].id)
+			next++;
+		if (next < nrefs)
+			refs[i].stamp = refs[next].stamp;
+	}
+}
+
+/*
+ * Complete the transaction's rows and drop what is already done.
  *
  * A row can be done only in part: its id is that of its first event.  So of a
  * transaction at the very position the last row at or before it stays; its
@@ -92,20 +116,8 @@ collector_end_group(Collector *col)
 	int64		kept = col->group_start;
 	int64		partial = -1;
 
-	for (int64 i = col->group_start; i < col->nrefs; i++)
-	{
-		OutboxLogRef *ref = &col->refs[i];
-
-		if (ref->stamp != 0)
-			continue;
-		for (int64 j = col->group_start; j < col->nrefs; j++)
-		{
-			int64		stamp = col->refs[j].stamp;
-
-			if (stamp > ref->id && (ref->stamp == 0 || stamp < ref->stamp))
-				ref->stamp = stamp;
-		}
-	}
+	if (col->group_open > 0)
+		collector_complete_stamps(col);
 	for (int64 i = col->group_start; i < col->nrefs; i++)
 	{
 		OutboxLogRef ref = col->refs[i];
@@ -163,6 +175,8 @@ collector_add(Collector *col, HeapTuple tup, TupleDesc desc, uint64 xid)
 	ref->id = DatumGetInt64(heap_getattr(tup, LOG_ID + 1, desc, &isnull));
 	d = heap_getattr(tup, LOG_STAMP + 1, desc, &isnull);
 	ref->stamp = isnull ? 0 : DatumGetInt64(d);
+	if (ref->stamp == 0)
+		col->group_open++;
 	ref->tid = tup->t_self;
 	ref->segment = col->segment;
 }
