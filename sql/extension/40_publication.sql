@@ -26,7 +26,7 @@ CREATE TABLE outbox._publication (
 	CHECK (kind = 'outbox' OR stream IS NOT NULL)
 );
 CREATE INDEX _publication_source_idx ON outbox._publication (source);
-COMMENT ON TABLE outbox._publication IS 'publications; columns: names of the published columns, null: all; labels: their names on the wire (kind outbox: the role of each: id, aggregatetype, aggregateid, type, payload); identity: columns of the unique key; partition_by: columns of the message key, null: the identity; topic: for kind outbox a pattern, stream null then; since: the stamp at which capture began, below every captured event; state incomplete: events were refused, the publication needs a new copy';
+COMMENT ON TABLE outbox._publication IS 'publications; columns: names of the published columns, null: all; labels: their names on the wire (kind outbox: the role of each: id, aggregatetype, aggregateid, payload, or header:NAME); identity: columns of the unique key; partition_by: columns of the message key, null: the identity; topic: for kind outbox a pattern, stream null then; since: the stamp at which capture began, below every captured event; state incomplete: events were refused, the publication needs a new copy';
 SELECT pg_catalog.pg_extension_config_dump('outbox._publication', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox._publication_id_seq', '');
 
@@ -75,6 +75,15 @@ CREATE FUNCTION outbox.publish(source regclass, topic text DEFAULT NULL, name te
 	AS 'MODULE_PATHNAME', 'outbox_publish';
 COMMENT ON FUNCTION outbox.publish(regclass, text, text, text[], text, text[], text, text, jsonb, text, text, text, text, boolean, text[]) IS
 'publishes every committed change of a table, and by default the rows it has now, to a topic; returns the publication''s name. Calling it again makes the publication what the call says. topic: default pg_outbox.default_topic; name: default the table''s, with its schema unless that is public; columns: published ones, "name" or "name AS other", default all; mode: full (the row) or key (its identity only); partition_by: columns of the message key, default the identity; filter: boolean expression over the row''s columns, a row that leaves it is deleted, one that enters it created; event_type: header type; headers: fixed ones, an object; initial: copy or none; server: default pg_outbox.default_server; identity: name of a unique index, default the primary key; on_truncate: error or ignore; skip_unchanged: no event if no published column changed; with_headers: of source, txid; default pg_outbox.default_with_headers. Needs the table''s ownership and USAGE on the server; waits for transactions that are writing to the table (lock_timeout applies) at first, and when server, topic, mode, columns, identity or filter change. Errors: 42501, 42704, 42809, 42703, 55000, 22023, 42602, 0A000, 42P17, 42P20, 42803';
+
+CREATE FUNCTION outbox.adopt(source regclass, topic text DEFAULT 'outbox.event.{aggregatetype}',
+							 name text DEFAULT NULL, columns text[] DEFAULT NULL,
+							 headers text[] DEFAULT NULL, server text DEFAULT NULL)
+	RETURNS text
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_adopt';
+COMMENT ON FUNCTION outbox.adopt(regclass, text, text, text[], text[], text) IS
+'publishes an outbox table as it is: each inserted row is an event, with the topic, key, value and header id that Debezium''s outbox event router makes of it; returns the publication''s name. Rows that are there already are not published; a row may be deleted at once, also in the same transaction; updates make no event and a warning. topic: {aggregatetype} is replaced by the row''s, {database}, {schema}, {table} once; name: default the table''s; columns: where id, aggregatetype, aggregateid and payload have other names, "event_id AS id"; headers: columns that are sent as headers as well, "type" or "type AS eventType"; server: default pg_outbox.default_server. Calling it again makes the publication what the call says. Needs the table''s ownership and USAGE on the server. Errors: 42501, 42703, 42704, 42809, 42710, 22023, 42602; on INSERT 23502, 42602, 42501 for a topic';
 
 CREATE FUNCTION outbox.unpublish(name text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE

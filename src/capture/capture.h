@@ -86,6 +86,12 @@ extern CapturedRelation *outbox_captured_relation(Relation rel);
  */
 extern void outbox_capture_invalidate(Oid relid);
 
+/*
+ * Run a query whose $1 is the relation and the partitioned tables above it
+ * (regclass[]), with the extension's rights and a fresh snapshot.  Inside SPI.
+ */
+extern void outbox_capture_query(Relation rel, const char *sql);
+
 /* Is there a row of this identity that the publication shows? */
 extern bool outbox_capture_probe(CapturedPublication *pub, Relation rel,
 								 TupleTableSlot *slot);
@@ -99,6 +105,9 @@ extern void outbox_session_headers(StringInfo buf);
 /* Pack a header whose name and value are in the server's encoding. */
 extern void outbox_header_add(StringInfo buf, const char *name, const char *value);
 
+/* Raises for a name of those headers that the relay adds. */
+extern void outbox_header_name_check(const char *name);
+
 /* Pack a JSON object's members as headers; raises if it is no object. */
 extern void outbox_jsonb_headers(StringInfo buf, Jsonb *headers);
 
@@ -109,7 +118,7 @@ extern void outbox_topic_check(const char *topic);
 
 /*
  * The server to publish to (NULL: pg_outbox.default_server).  Raises unless
- * the current user may publish to the topic there.
+ * the current user may publish to the topic there; topic NULL: to some.
  */
 extern const char *outbox_topic_server(const char *server, const char *topic);
 

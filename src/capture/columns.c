@@ -143,17 +143,18 @@ find_as(const char *entry)
 }
 
 void
-outbox_columns_parse(Relation rel, ArrayType *entries, List **names, List **labels)
+outbox_columns_parse(Relation rel, ArrayType *entries, const char *role,
+					 List **names, List **labels)
 {
-	List	   *list = outbox_text_list(entries, "columns");
+	List	   *list = outbox_text_list(entries, role);
 	ListCell   *lc;
 
 	*names = *labels = NIL;
 	if (list == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("parameter \"columns\" must not be empty"),
-				 errhint("Leave it out to publish all columns, or use mode => 'key'.")));
+				 errmsg("parameter \"%s\" must not be empty", role),
+				 errhint("Leave it out instead.")));
 	foreach(lc, list)
 	{
 		const char *entry = lfirst(lc);
@@ -169,13 +170,13 @@ outbox_columns_parse(Relation rel, ArrayType *entries, List **names, List **labe
 			name = clean_name(entry, as);
 			label = clean_name(as + 4, end);
 		}
-		check_column(rel, name, "columns");
+		check_column(rel, name, role);
 		if (label[0] == '\0')
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_NAME),
 					 errmsg("column \"%s\" has an empty name after AS", name)));
-		add_unique(names, name, "columns");
-		add_unique(labels, label, "columns");
+		add_unique(names, name, role);
+		add_unique(labels, label, role);
 	}
 }
 

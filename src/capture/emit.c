@@ -76,11 +76,14 @@ outbox_session_headers(StringInfo buf)
 	session_header(buf, "causation_id", causation_id);
 }
 
-static bool
-is_reserved_header(const char *name)
+void
+outbox_header_name_check(const char *name)
 {
-	return strcmp(name, "id") == 0 || strcmp(name, "op") == 0 ||
-		strcmp(name, "version") == 0;
+	if (strcmp(name, "id") == 0 || strcmp(name, "op") == 0 ||
+		strcmp(name, "version") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("header \"%s\" is set by pg_outbox itself", name)));
 }
 
 static void
@@ -88,10 +91,7 @@ pack_jsonb_header(StringInfo buf, const char *name, JsonbValue *v)
 {
 	char	   *value;
 
-	if (is_reserved_header(name))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("header \"%s\" is set by pg_outbox itself", name)));
+	outbox_header_name_check(name);
 	switch (v->type)
 	{
 		case jbvNull:
@@ -169,7 +169,7 @@ outbox_topic_server(const char *server, const char *topic)
 	acl = object_aclcheck(ForeignServerRelationId, serverid, GetUserId(), ACL_USAGE);
 	if (acl != ACLCHECK_OK)
 		aclcheck_error(acl, OBJECT_FOREIGN_SERVER, server);
-	if (!outbox_server_topic_allowed(serverid, topic))
+	if (topic != NULL && !outbox_server_topic_allowed(serverid, topic))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("topic \"%s\" is not allowed on server \"%s\"", topic, server),

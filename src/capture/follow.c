@@ -263,7 +263,8 @@ refuse_drop(Followed *pub, const char *what, const char *role)
 			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 			 errmsg("cannot drop %s because publication \"%s\" needs it", what, pub->name),
 			 errdetail("It is %s.", role),
-			 errhint("Call outbox.publish without it, or outbox.unpublish(%s), first.",
+			 errhint("Call outbox.%s without it, or outbox.unpublish(%s), first.",
+					 strcmp(pub->kind, PUBLICATION_TABLE) == 0 ? "publish" : "adopt",
 					 quote_literal_cstr(pub->name))));
 }
 

@@ -80,7 +80,7 @@ extern char *outbox_source_topic(Relation rel, const char *pattern);
 /* ---------------- columns (columns.c) ---------------- */
 
 /* Split entries "name" and "name AS other"; raises if one will not do. */
-extern void outbox_columns_parse(Relation rel, ArrayType *entries,
+extern void outbox_columns_parse(Relation rel, ArrayType *entries, const char *role,
 								 List **names, List **labels);
 
 /* Names of columns; "role" says in errors what they are for. */

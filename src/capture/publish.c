@@ -119,7 +119,7 @@ read_columns(PublicationSpec *spec, Relation rel, FunctionCallInfo fcinfo)
 {
 	spec->identity = outbox_source_identity(rel, text_arg(fcinfo, ARG_IDENTITY));
 	if (!PG_ARGISNULL(ARG_COLUMNS))
-		outbox_columns_parse(rel, array_arg(fcinfo, ARG_COLUMNS),
+		outbox_columns_parse(rel, array_arg(fcinfo, ARG_COLUMNS), "columns",
 							 &spec->columns, &spec->labels);
 	check_identity_published(rel, spec);
 	if (!PG_ARGISNULL(ARG_PARTITION_BY))

@@ -301,8 +301,8 @@ captured_reset(CapturedRelation *entry)
  * Leaves the rows in SPI_tuptable.  Only this needs the extension's rights;
  * preparing a filter may run functions, and that never happens with them.
  */
-static void
-read_publications(Relation rel)
+void
+outbox_capture_query(Relation rel, const char *sql)
 {
 	OutboxOwnerScope scope;
 	Oid			argtypes[1] = {REGCLASSARRAYOID};
@@ -310,7 +310,7 @@ read_publications(Relation rel)
 	SPIPlanPtr	plan;
 
 	outbox_owner_enter(&scope);
-	plan = SPI_prepare(publications_query, 1, argtypes);
+	plan = SPI_prepare(sql, 1, argtypes);
 	if (plan == NULL ||
 		SPI_execute_snapshot(plan, args, NULL, GetLatestSnapshot(),
 							 InvalidSnapshot, true, false, 0) != SPI_OK_SELECT)
@@ -328,7 +328,7 @@ captured_build(CapturedRelation *entry, Relation rel)
 
 	captured_reset(entry);
 	SPI_connect();
-	read_publications(rel);
+	outbox_capture_query(rel, publications_query);
 
 	spicontext = MemoryContextSwitchTo(entry->context);
 	entry->pubs = palloc0(sizeof(CapturedPublication) * Max(SPI_processed, 1));
