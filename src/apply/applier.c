@@ -115,12 +115,9 @@ sync_feeds(void)
 		if (!has_feed(sub->name))
 			add_feed(sub);
 	}
+	/* letters may have been redriven */
 	foreach(lc, feeds)
-	{
-		/* letters may have been redriven */
-		((OutboxFeed *) lfirst(lc))->letters_open = true;
-		((OutboxFeed *) lfirst(lc))->next_letters = 0;
-	}
+		((OutboxFeed *) lfirst(lc))->next_letters = DT_NOBEGIN;
 }
 
 /* ---------------- the loop ---------------- */

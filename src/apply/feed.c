@@ -33,7 +33,6 @@
 #define FIRST_BACKOFF_MS 200
 #define LAST_BACKOFF_MS 30000
 #define HIGH_INTERVAL_MS 5000
-#define LETTERS_INTERVAL_MS 500
 
 /* Workers that died without applying anything, before we get suspicious. */
 #define SUSPICIOUS_STARTS 3
@@ -67,7 +66,7 @@ outbox_feed_create(const OutboxSubscription *sub)
 	feed->max_records = outbox_apply_batch_size;
 	feed->records = palloc0(sizeof(OutboxRecord) * feed->max_records);
 	feed->fates = palloc0(feed->max_records);
-	feed->letters_open = true;
+	feed->next_letters = DT_NOEND;	/* until they are loaded */
 	MemoryContextSwitchTo(old);
 	return feed;
 }
@@ -532,12 +531,10 @@ store_high(OutboxFeed *feed)
 }
 
 static void
-retry_letters(OutboxFeed *feed, bool applied)
+retry_letters(OutboxFeed *feed)
 {
-	if (!feed->letters_open || (!applied && GetCurrentTimestamp() < feed->next_letters))
-		return;
-	outbox_letters_retry(feed);
-	feed->next_letters = in_ms(LETTERS_INTERVAL_MS);
+	if (GetCurrentTimestamp() >= feed->next_letters)
+		outbox_letters_retry(feed);
 }
 
 bool
@@ -560,7 +557,7 @@ outbox_feed_step(OutboxFeed *feed)
 	applied = apply_records(feed);
 	if (feed->gone || feed->retry_at != 0)
 		return false;
-	retry_letters(feed, applied);
+	retry_letters(feed);
 	if (!feed->gone)
 		store_high(feed);
 	return applied || feed->partial;
@@ -573,7 +570,5 @@ outbox_feed_deadline(const OutboxFeed *feed)
 
 	if (feed->retry_at != 0)
 		return feed->retry_at;
-	if (feed->letters_open)
-		deadline = Min(deadline, feed->next_letters);
-	return deadline;
+	return Min(deadline, feed->next_letters);
 }

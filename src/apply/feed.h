@@ -98,8 +98,7 @@ typedef struct OutboxFeed
 	OutboxFailureRun run;
 
 	/* letters */
-	bool		letters_open;	/* some may be tried again */
-	TimestampTz next_letters;
+	TimestampTz next_letters;	/* when one is due; DT_NOEND if none waits */
 	HTAB	   *blocked;		/* hashes of keys that wait; handlers only */
 } OutboxFeed;
 

@@ -34,6 +34,15 @@
 #define FIRST_RETRY_MS 200
 #define LAST_RETRY_MS 60000
 
+/*
+ * Of the letters d: those that may be tried as to their order.  $2 says
+ * whether the subscription keeps any.
+ */
+#define NOBODY_BEFORE \
+	" AND (NOT $2 OR identity IS NULL OR NOT EXISTS (SELECT 1 FROM outbox._dead_letter e" \
+	" WHERE e.name = d.name AND e.identity = d.identity AND e.direction = 'in'" \
+	" AND e.id < d.id AND e.state IN ('parked', 'dead', 'retry')))"
+
 /* ---------------- order ---------------- */
 
 uint64
@@ -70,12 +79,36 @@ outbox_letters_blocked(OutboxFeed *feed, const OutboxRecord *rec)
 	return hash_search(feed->blocked, &hash, HASH_FIND, NULL) != NULL;
 }
 
+/*
+ * Note when the next letter is due.  One behind another letter of its key is
+ * not: it becomes due when that one goes through.
+ */
+static void
+load_due_time(OutboxFeed *feed)
+{
+	static const char sql[] =
+	"SELECT min(CASE WHEN state = 'retry' THEN '-infinity' ELSE coalesce(next_attempt_at, '-infinity') END)"
+	" FROM outbox._dead_letter d WHERE name = $1 AND direction = 'in' AND state IN ('parked', 'retry')"
+	NOBODY_BEFORE;
+	OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_bool(feed->sub->handler != NULL)};
+	bool		isnull;
+	Datum		due;
+
+	(void) outbox_statement_run(sql, lengthof(args), args);
+	due = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	feed->next_letters = isnull ? DT_NOEND : DatumGetTimestampTz(due);
+}
+
+/* Look again not later than then. */
+static void
+letter_is_due(OutboxFeed *feed, TimestampTz when)
+{
+	feed->next_letters = Min(feed->next_letters, when);
+}
+
 void
 outbox_letters_load(OutboxFeed *feed)
 {
-	static const char open_sql[] =
-	"SELECT 1 FROM outbox._dead_letter WHERE name = $1 AND direction = 'in'"
-	" AND state IN ('parked', 'retry') LIMIT 1";
 	static const char keys_sql[] =
 	"SELECT DISTINCT key FROM outbox._dead_letter WHERE name = $1 AND direction = 'in'"
 	" AND state IN ('parked', 'retry', 'dead') AND key IS NOT NULL";
@@ -87,7 +120,7 @@ outbox_letters_load(OutboxFeed *feed)
 		hash_destroy(feed->blocked);
 	feed->blocked = NULL;
 	outbox_statement_begin(&scope);
-	feed->letters_open = outbox_statement_run(open_sql, lengthof(args), args) > 0;
+	load_due_time(feed);
 	if (feed->sub->handler != NULL)
 		n = outbox_statement_run(keys_sql, lengthof(args), args);
 	for (uint64 i = 0; i < n; i++)
@@ -142,7 +175,7 @@ outbox_letters_store(OutboxFeed *feed, const OutboxRecord *rec, const ErrorData 
 	if (parked)
 	{
 		dl.next_attempt = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_RETRY_MS);
-		feed->letters_open = true;
+		letter_is_due(feed, dl.next_attempt);
 	}
 	if (feed->sub->handler != NULL && rec->key != NULL)
 		block_hash(feed, outbox_letters_hash(rec));
@@ -160,7 +193,7 @@ outbox_letters_park_behind(OutboxFeed *feed, const OutboxRecord *rec)
 	dl.message = "waits for an earlier event with the same key";
 	dl.state = OUTBOX_LETTER_PARKED;
 	id = outbox_dead_letter_store(&dl);
-	feed->letters_open = true;
+	letter_is_due(feed, DT_NOBEGIN);	/* perhaps there is none before it */
 	if (feed->run.count > 0 && feed->run.nletters < OUTBOX_RUN_MAX)
 		feed->run.letters[feed->run.nletters++] = id;
 }
@@ -342,10 +375,7 @@ due_letters(OutboxFeed *feed, int64 *ids)
 	"SELECT id FROM outbox._dead_letter d WHERE name = $1 AND direction = 'in'"
 	" AND (state = 'retry' OR state = 'parked'"
 	" AND (next_attempt_at IS NULL OR next_attempt_at <= pg_catalog.clock_timestamp()))"
-	" AND (NOT $2 OR identity IS NULL OR NOT EXISTS (SELECT 1 FROM outbox._dead_letter e"
-	" WHERE e.name = d.name AND e.identity = d.identity AND e.direction = 'in'"
-	" AND e.id < d.id AND e.state IN ('parked', 'dead', 'retry')))"
-	" ORDER BY id LIMIT $3";
+	NOBODY_BEFORE " ORDER BY id LIMIT $3";
 	OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_bool(feed->sub->handler != NULL),
 	sql_int8(RETRY_BATCH)};
 	OutboxOwnerScope scope;

@@ -148,6 +148,24 @@ is_soon($node, 'shop', q(SELECT string_agg(value, ',') FROM handled WHERE value 
 	'an event that kills its worker does not do so for ever', 240);
 is_soon($node, 'shop', q(SELECT encode(value, 'escape'), message ~ 'died' FROM outbox.dead_letters WHERE name = 'handler' AND sqlstate = 'XX000'),
 	'die|t', 'it is a dead letter');
+
+# ---------------------------------------------------------------------------
+# Between two attempts at a letter nothing looks for letters
+# ---------------------------------------------------------------------------
+
+my $lonely = subscribe('lonely', 'id int PRIMARY KEY, order_id int REFERENCES orders');
+my $looks  = q(SELECT seq_scan + coalesce(idx_scan, 0) FROM pg_stat_all_tables WHERE relid = 'outbox._dead_letter'::regclass);
+my $tries  = q(SELECT n_tup_upd FROM pg_stat_all_tables WHERE relid = 'outbox._dead_letter'::regclass);
+my $before = $node->safe_psql('shop', $tries);
+produce($lonely, '{"id": 1, "order_id": 77, "version": 1}');
+is_soon($node, 'shop', "SELECT ($tries) >= $before + 4", 't', 'a letter is tried again, after longer and longer pauses');
+my $first = $node->safe_psql('shop', $looks);
+is_soon($node, 'shop', "SELECT ($tries) >= $before + 5", 't', 'the next attempt follows by itself');
+my $seen = $node->safe_psql('shop', $looks) - $first;
+note("looked $seen times");
+cmp_ok($seen, '<', 15, 'nobody looks for letters in between');
+produce($orders, '{"id": 77, "note": "x", "version": 77}');
+is_soon($node, 'shop', 'SELECT count(*) FROM lonely', '1', 'and an attempt that is due is made');
 $node->stop;
 
 done_testing();
