@@ -170,7 +170,14 @@ COMMENT ON FUNCTION outbox.cancel_copy(text) IS 'ends a copy that is under way; 
 
 CREATE VIEW outbox.copies AS
 	SELECT c.publication, c.state, c.rows, p.source, c.last_key, c.started_at, c.finished_at,
-		c.attempts, c.retry_at, c.error
+		c.attempts, c.retry_at, c.error,
+		(WITH RECURSIVE parts AS (
+			SELECT p.source::pg_catalog.oid AS relid
+			UNION
+			SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN parts ON parts.relid = i.inhparent)
+		 SELECT CASE WHEN pg_catalog.min(t.reltuples) >= 0 THEN pg_catalog.sum(t.reltuples)::bigint END
+		 FROM pg_catalog.pg_class AS t JOIN parts ON t.oid = parts.relid
+		 WHERE t.relkind = 'r') AS estimated_rows
 	FROM outbox._copy AS c LEFT JOIN outbox._publication AS p ON p.name = c.publication;
-COMMENT ON VIEW outbox.copies IS 'the last copy of each publication: state running, done or cancelled, rows published so far, identity of the last one; attempts, error and retry_at: failures since the last chunk that went through';
+COMMENT ON VIEW outbox.copies IS 'the last copy of each publication: state running, done or cancelled, rows published so far, identity of the last one; attempts, error and retry_at: failures since the last chunk that went through; estimated_rows: rows in the table and its partitions by the planner''s statistics, whatever the filter says (null: one of them was never analyzed)';
 GRANT SELECT ON outbox.copies TO pg_monitor;

@@ -78,9 +78,14 @@ SELECT 'topic', t.topic, t.state, CASE t.state WHEN 'live' THEN 'ok' WHEN 'pause
 	NULL, t.parked_events, NULL, t.reason, t.since
 FROM outbox.stat_topics AS t
 UNION ALL
-SELECT 'copy', c.publication, c.state, CASE WHEN c.error IS NULL THEN 'ok' ELSE 'failing' END,
-	CASE WHEN c.state = 'running' THEN c.rows || ' rows so far' END, NULL, NULL, c.error, c.retry_at
-FROM outbox._copy AS c WHERE c.state = 'running'
+SELECT 'copy', c.publication, c.state,
+	CASE WHEN c.error IS NOT NULL THEN 'failing' WHEN p.state = 'paused' THEN 'paused' ELSE 'ok' END,
+	CASE WHEN p.state = 'paused' THEN 'the publication is paused'
+		 WHEN c.retry_at IS NOT NULL AND c.error IS NOT NULL THEN 'the next attempt at ' || c.retry_at
+		 ELSE 'the relay; ' || c.rows || ' rows so far' END,
+	CASE WHEN c.estimated_rows IS NOT NULL THEN greatest(c.estimated_rows - c.rows, 0) END, NULL, c.error, NULL
+FROM outbox.copies AS c LEFT JOIN outbox._publication AS p ON p.name = c.publication
+WHERE c.state = 'running'
 UNION ALL
 SELECT 'subscription', s.name, s.state,
 	CASE WHEN s.state = 'running' THEN 'ok' ELSE s.state END, NULL,
@@ -98,7 +103,7 @@ SELECT 'log', 'event log', 'open',
 		 WHEN l.bytes < l.limit_bytes THEN 'nearly full' ELSE 'full' END,
 	NULL, l.bytes, NULL, NULL, NULL
 FROM outbox.stat_log AS l;
-COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (log: bytes), lag in seconds';
+COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (log: bytes; copy: rows left, estimated, 0 if there are more than estimated), lag in seconds';
 
 CREATE VIEW outbox.events AS
 SELECT e.id, e.version, e.op, coalesce(e.server, s.server) AS server, coalesce(e.topic, s.topic) AS topic,

@@ -1,0 +1,56 @@
+-- Copies: what is refused, who may, and what status says of them.  What must
+-- not race with the relay is in one transaction.
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" 'localhost:1', topics 'item');
+CREATE TABLE item (id int, name text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+CREATE TABLE item_low PARTITION OF item FOR VALUES FROM (0) TO (100);
+CREATE TABLE item_high PARTITION OF item FOR VALUES FROM (100) TO (200);
+INSERT INTO item SELECT g, 'n' FROM generate_series(90, 119) g;
+SELECT outbox.publish('item', topic => 'item', initial => 'none');
+\set show 'SELECT state, health, waiting_for, backlog, last_error FROM outbox.status WHERE kind = $$copy$$;'
+
+-- Refused
+SELECT outbox.copy('nothing');
+SELECT outbox.cancel_copy('nothing');
+SELECT outbox.cancel_copy('item');
+
+-- Progress; unknown before ANALYZE
+BEGIN;
+SELECT outbox.copy('item');
+SELECT publication, state, rows, estimated_rows, error FROM outbox.copies;
+:show
+ANALYZE item_low, item_high;
+SELECT estimated_rows FROM outbox.copies;
+:show
+UPDATE outbox._copy SET rows = 12;
+:show
+UPDATE outbox._copy SET rows = 40;
+:show
+UPDATE outbox._copy SET error = 'no luck', retry_at = '2030-01-01 00:00:00+00';
+SET LOCAL TimeZone = 'UTC';
+SET LOCAL DateStyle = 'ISO';
+:show
+UPDATE outbox._publication SET state = 'paused';
+:show
+SELECT outbox.copy('item');
+SELECT rows, error, retry_at FROM outbox.copies;
+SELECT outbox.cancel_copy('item');
+SELECT outbox.cancel_copy('item');
+:show
+SELECT state, finished_at IS NOT NULL AS finished FROM outbox.copies;
+ROLLBACK;
+
+-- Only the table's owner
+CREATE ROLE regress_outbox_other;
+GRANT USAGE ON SCHEMA outbox TO regress_outbox_other;
+GRANT EXECUTE ON FUNCTION outbox.copy, outbox.cancel_copy TO regress_outbox_other;
+SET ROLE regress_outbox_other;
+SELECT outbox.copy('item');
+SELECT outbox.cancel_copy('item');
+RESET ROLE;
+DROP OWNED BY regress_outbox_other;
+DROP ROLE regress_outbox_other;
+
+SELECT outbox.unpublish('item');
+SELECT outbox.copy('item');
+DROP TABLE item;
+DROP SERVER kafka;
