@@ -84,6 +84,7 @@ SELECT outbox.adopt('outboxevent', columns => '{nothing AS id}');
 SELECT outbox.adopt('outboxevent', columns => '{}');
 SELECT outbox.adopt('outboxevent', headers => '{nothing}');
 SELECT outbox.adopt('outboxevent', server => 'nowhere');
+SELECT outbox.emit('t', 'k', 'v', headers => jsonb_object_agg('h' || i, i)) FROM generate_series(1, 51) i;
 CREATE TABLE no_outbox (id int PRIMARY KEY);
 SELECT outbox.adopt('no_outbox');
 SELECT outbox.publish('no_outbox', topic => 't', name => 'outboxevent');

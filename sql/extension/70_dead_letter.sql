@@ -46,12 +46,12 @@ COMMENT ON VIEW outbox.dead_letters IS
 CREATE FUNCTION outbox.redrive(letter bigint) RETURNS void
 	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_redrive';
-COMMENT ON FUNCTION outbox.redrive(bigint) IS 'try a dead or parked letter again; what becomes of it shows in outbox.dead_letters. A replica ignores it if something newer is known of the key';
+COMMENT ON FUNCTION outbox.redrive(bigint) IS 'try a dead or parked letter again; what becomes of it shows in outbox.dead_letters. A replica ignores it if something newer is known of the key. An outgoing one is recorded in the event log again, with the headers it had, and is done by that; if the broker refuses it again that makes another letter';
 
 CREATE FUNCTION outbox.redrive_all(name text) RETURNS bigint
 	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_redrive_all';
-COMMENT ON FUNCTION outbox.redrive_all(text) IS 'try all dead and parked letters of a subscription or publication again, and return how many there are';
+COMMENT ON FUNCTION outbox.redrive_all(text) IS 'try all dead and parked letters of a subscription, or of a topic that events could not be sent to, again, and return how many there are';
 
 CREATE FUNCTION outbox.edit(letter bigint, value text, key text DEFAULT NULL, headers jsonb DEFAULT NULL) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE

@@ -4,24 +4,32 @@
  *	  redrive(), edit() and discard() of dead letters.
  *
  * Letters of a subscription belong to whoever manages it, the relay's to
- * members of the extension's owner.  The worker that set a letter aside takes
- * it up again; nothing is applied or sent here.
+ * members of the extension's owner.  The applier takes up again what it set
+ * aside.  A letter of the relay's is recorded in the event log once more, with
+ * the headers it had, its id among them, and is done by that: if the broker
+ * refuses it again, that makes another letter.
  *
  *-------------------------------------------------------------------------
  */
 #include "common/compat.h"
 #include "apply/apply.h"
 
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/timestamp.h"
 
 #include "apply/statement.h"
 #include "apply/subscription.h"
+#include "log/event.h"
+#include "log/log.h"
+#include "log/stamp.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(outbox_redrive);
@@ -64,7 +72,7 @@ require_letter_manager(int64 id)
 	if (name != NULL)
 		outbox_subscription_require_manager(name);
 	else
-		require_owner("publications");
+		require_owner("topics");
 	if (!open)
 		ereport(ERROR,
 				(errcode(found ? ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE : ERRCODE_UNDEFINED_OBJECT),
@@ -85,6 +93,109 @@ change_letters(const char *sql, int nargs, const OutboxSqlArg *args)
 	return n;
 }
 
+/* ---------------- outgoing letters ---------------- */
+
+static bool
+get_bytes(HeapTuple tup, TupleDesc desc, int column, const char **data, int32 *len)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(tup, desc, column, &isnull);
+	bytea	   *bytes;
+
+	if (isnull)
+		return false;
+	bytes = DatumGetByteaPP(value);
+	*data = VARDATA_ANY(bytes);
+	*len = VARSIZE_ANY_EXHDR(bytes);
+	return true;
+}
+
+static void
+pack_headers(StringInfo buf, HeapTuple tup, TupleDesc desc, int column)
+{
+	Datum	   *names;
+	Datum	   *values;
+	bool	   *nulls;
+	int			nnames;
+	int			nvalues;
+	bool		isnull;
+
+	deconstruct_array(DatumGetArrayTypeP(SPI_getbinval(tup, desc, column, &isnull)),
+					  BYTEAOID, -1, false, TYPALIGN_INT, &names, NULL, &nnames);
+	deconstruct_array(DatumGetArrayTypeP(SPI_getbinval(tup, desc, column + 1, &isnull)),
+					  BYTEAOID, -1, false, TYPALIGN_INT, &values, &nulls, &nvalues);
+	for (int i = 0; i < Min(nnames, nvalues); i++)
+	{
+		const char *name = TextDatumGetCString(names[i]);	/* of the same layout */
+
+		if (nulls[i])
+			outbox_header_pack(buf, name, NULL, 0);
+		else
+			outbox_header_pack(buf, name, VARDATA_ANY(DatumGetPointer(values[i])),
+							   VARSIZE_ANY_EXHDR(DatumGetPointer(values[i])));
+	}
+}
+
+/*
+ * Record the letter's event again.  Columns: server, topic, key, value, names
+ * and values of headers, time.
+ */
+static void
+record_again(HeapTuple tup, TupleDesc desc)
+{
+	OutboxEvent ev;
+	StringInfoData headers;
+	bool		isnull;
+
+	memset(&ev, 0, sizeof(ev));
+	ev.op = OUTBOX_OP_NONE;
+	ev.server = SPI_getvalue(tup, desc, 1);
+	ev.server_len = strlen(ev.server);
+	ev.topic = SPI_getvalue(tup, desc, 2);
+	ev.topic_len = strlen(ev.topic);
+	(void) get_bytes(tup, desc, 3, &ev.key, &ev.key_len);
+	(void) get_bytes(tup, desc, 4, &ev.value, &ev.value_len);
+	initStringInfo(&headers);
+	pack_headers(&headers, tup, desc, 5);
+	ev.headers = headers.len > 0 ? headers.data : NULL;
+	ev.headers_len = headers.len;
+	ev.time_ms = (DatumGetTimestampTz(SPI_getbinval(tup, desc, 7, &isnull)) - SetEpochTimestamp()) / 1000;
+	ev.id = outbox_stamp_next();
+	outbox_log_append(&ev);
+}
+
+/*
+ * Send outgoing letters again: one, or all of a topic.
+ */
+static uint64
+send_again(const char *condition, OutboxSqlArg arg)
+{
+	char	   *sql = psprintf("WITH l AS (UPDATE outbox._dead_letter SET state = 'done', reason = 'recorded again',"
+							   " last_at = pg_catalog.clock_timestamp()"
+							   " WHERE direction = 'out' AND state IN ('dead', 'retry') AND %s"
+							   " RETURNING *)"
+							   " SELECT server, topic, key, value, header_names, header_values, event_time"
+							   " FROM l ORDER BY id", condition);
+	Datum		values[1] = {arg.value};
+	OutboxOwnerScope scope;
+	uint64		n;
+
+	outbox_worker_claim();
+	outbox_statement_begin(&scope);
+	if (SPI_execute_with_args(sql, 1, &arg.type, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not execute \"%s\"", sql);
+	n = SPI_processed;
+	for (uint64 i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		record_again(SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+	}
+	outbox_statement_end(&scope);
+	return n;
+}
+
+/* ---------------- redrive ---------------- */
+
 /*
  * redrive(letter bigint)
  */
@@ -93,11 +204,12 @@ outbox_redrive(PG_FUNCTION_ARGS)
 {
 	static const char sql[] =
 	"UPDATE outbox._dead_letter SET state = 'retry', next_attempt_at = pg_catalog.now()"
-	" WHERE id = $1 AND state IN ('dead', 'parked', 'retry')";
+	" WHERE id = $1 AND direction = 'in' AND state IN ('dead', 'parked', 'retry')";
 	OutboxSqlArg args[] = {sql_int8(PG_GETARG_INT64(0))};
 
 	require_letter_manager(PG_GETARG_INT64(0));
-	(void) change_letters(sql, lengthof(args), args);
+	if (change_letters(sql, lengthof(args), args) == 0)
+		(void) send_again("id = $1", args[0]);
 	PG_RETURN_VOID();
 }
 
@@ -123,15 +235,16 @@ outbox_redrive_all(PG_FUNCTION_ARGS)
 {
 	static const char sql[] =
 	"UPDATE outbox._dead_letter SET state = 'retry', next_attempt_at = pg_catalog.now()"
-	" WHERE name = $1 AND direction = $2 AND state IN ('dead', 'parked')";
+	" WHERE name = $1 AND direction = 'in' AND state IN ('dead', 'parked')";
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	bool		incoming = is_subscription(name);
-	OutboxSqlArg args[] = {sql_text(name), sql_text(incoming ? "in" : "out")};
+	OutboxSqlArg args[] = {sql_text(name)};
 
-	if (incoming)
-		outbox_subscription_require_manager(name);
-	else
-		require_owner("publications");
+	if (!is_subscription(name))
+	{
+		require_owner("topics");
+		PG_RETURN_INT64(send_again("topic = $1", args[0]));
+	}
+	outbox_subscription_require_manager(name);
 	PG_RETURN_INT64(change_letters(sql, lengthof(args), args));
 }
 

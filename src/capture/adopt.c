@@ -169,6 +169,12 @@ read_header_columns(PublicationSpec *spec, Relation rel, FunctionCallInfo fcinfo
 	if (PG_ARGISNULL(ARG_HEADERS))
 		return;
 	outbox_columns_parse(rel, PG_GETARG_ARRAYTYPE_P(ARG_HEADERS), "headers", &names, &labels);
+	if (list_length(names) > OUTBOX_MAX_HEADERS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many headers: %d", list_length(names)),
+				 errdetail("An event can have %d, beside those that pg_outbox adds.",
+						   OUTBOX_MAX_HEADERS)));
 	forboth(ln, names, ll, labels)
 	{
 		outbox_header_name_check(lfirst(ll));

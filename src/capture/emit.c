@@ -127,6 +127,13 @@ outbox_jsonb_headers(StringInfo buf, Jsonb *headers)
 				 errmsg("headers must be a JSON object"),
 				 errhint("For example: '{\"tenant\": \"acme\"}'.")));
 
+	if (JB_ROOT_COUNT(headers) > OUTBOX_MAX_HEADERS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many headers: %u", (unsigned) JB_ROOT_COUNT(headers)),
+				 errdetail("An event can have %d, beside those that pg_outbox adds.",
+						   OUTBOX_MAX_HEADERS)));
+
 	it = JsonbIteratorInit(&headers->root);
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
 	{

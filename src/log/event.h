@@ -72,6 +72,8 @@ extern void outbox_events_head(StringInfo buf, int nevents, int64 time_ms);
 extern int	outbox_events_start(const char **pos, const char *end,
 								int64 first_id, OutboxEventCursor *cur);
 
+#define OUTBOX_MAX_HEADERS 50	/* given by users */
+
 /* Headers of an event: name and value, value NULL for none. */
 extern void outbox_header_pack(StringInfo buf, const char *name,
 							   const char *value, int32 value_len);

@@ -17,6 +17,7 @@
 
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
+#include "utils/builtins.h"
 #include "utils/hsearch.h"
 
 #include "kafka/kafka.h"
@@ -211,6 +212,19 @@ extern void outbox_streams_reload(void);
 extern bool outbox_stream_lookup(int32 stream, const char **server, const char **topic);
 
 /* send.c */
+#define MESSAGE_MAX_HEADERS (OUTBOX_MAX_HEADERS + 14)
+
+/* Headers as they are sent; some point into the struct, some into the event. */
+typedef struct OutboxMessageHeaders
+{
+	OutboxHeader header[MESSAGE_MAX_HEADERS];
+	char		id[MAXINT8LEN + 1];
+	char		version[MAXINT8LEN + 1];
+	char		op;
+} OutboxMessageHeaders;
+
+/* Fill in the event's own and those that the relay adds; returns how many. */
+extern int	outbox_message_headers(const OutboxEvent *ev, OutboxMessageHeaders *headers);
 extern OutboxKafkaFault outbox_send_event(RelayFlow *flow, const char *topic,
 										  const OutboxEvent *ev, uint64 tag);
 

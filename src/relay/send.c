@@ -11,7 +11,6 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#define MAX_HEADERS 64
 #define DAY_MS (INT64CONST(24) * 60 * 60 * 1000)
 
 /*
@@ -35,22 +34,18 @@ set_header(OutboxHeader *header, const char *name, const char *value, int len)
 	return 1;
 }
 
-OutboxKafkaFault
-outbox_send_event(RelayFlow *flow, const char *topic, const OutboxEvent *ev, uint64 tag)
+int
+outbox_message_headers(const OutboxEvent *ev, OutboxMessageHeaders *headers)
 {
-	OutboxMessage msg;
-	OutboxHeader headers[MAX_HEADERS];
-	char		id[MAXINT8LEN + 1];
-	char		version[MAXINT8LEN + 1];
-	char		op = outbox_op_letter(ev->op);
 	const char *pos = ev->headers;
 	const char *end = pos + ev->headers_len;
 	bool		own_id = false;
 	int			n = 0;
 
-	while (pos != NULL && n < MAX_HEADERS - 3)
+	headers->op = outbox_op_letter(ev->op);
+	while (pos != NULL && n < MESSAGE_MAX_HEADERS - 3)
 	{
-		OutboxHeader *h = &headers[n];
+		OutboxHeader *h = &headers->header[n];
 		int32		name_len;
 
 		if (!outbox_header_next(&pos, end, &h->name, &name_len, &h->value, &h->value_len))
@@ -59,11 +54,20 @@ outbox_send_event(RelayFlow *flow, const char *topic, const OutboxEvent *ev, uin
 		n++;
 	}
 	if (!own_id)
-		n += set_header(&headers[n], "id", id, pg_lltoa(ev->id, id));
-	if (op != '\0')
-		n += set_header(&headers[n], "op", &op, 1);
+		n += set_header(&headers->header[n], "id", headers->id, pg_lltoa(ev->id, headers->id));
+	if (headers->op != '\0')
+		n += set_header(&headers->header[n], "op", &headers->op, 1);
 	if (ev->version != 0)
-		n += set_header(&headers[n], "version", version, pg_lltoa(ev->version, version));
+		n += set_header(&headers->header[n], "version", headers->version,
+						pg_lltoa(ev->version, headers->version));
+	return n;
+}
+
+OutboxKafkaFault
+outbox_send_event(RelayFlow *flow, const char *topic, const OutboxEvent *ev, uint64 tag)
+{
+	OutboxMessage msg;
+	OutboxMessageHeaders headers;
 
 	msg.topic = topic;
 	msg.key = ev->key;
@@ -71,8 +75,8 @@ outbox_send_event(RelayFlow *flow, const char *topic, const OutboxEvent *ev, uin
 	msg.value = ev->value;
 	msg.value_len = ev->value_len;
 	msg.timestamp_ms = clamp_time(ev->time_ms);
-	msg.headers = headers;
-	msg.nheaders = n;
+	msg.headers = headers.header;
+	msg.nheaders = outbox_message_headers(ev, &headers);
 	msg.tag = tag;
 	return outbox_producer_send(flow->producer, &msg);
 }

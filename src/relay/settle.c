@@ -61,21 +61,11 @@ void
 outbox_settle_dead_letter(RelayTopic *topic, const OutboxEvent *ev, const char *error)
 {
 	OutboxDeadLetter dl;
-	OutboxHeader headers[64];
-	const char *pos = ev->headers;
-	const char *end = pos + ev->headers_len;
+	OutboxMessageHeaders headers;
 
 	memset(&dl, 0, sizeof(dl));
-	while (pos != NULL && dl.nheaders < lengthof(headers))
-	{
-		OutboxHeader *h = &headers[dl.nheaders];
-		int32		len;
-
-		if (!outbox_header_next(&pos, end, &h->name, &len, &h->value, &h->value_len))
-			break;
-		dl.nheaders++;
-	}
-	dl.headers = headers;
+	dl.nheaders = outbox_message_headers(ev, &headers);
+	dl.headers = headers.header;
 	dl.outgoing = true;
 	dl.server = topic->flow->server;
 	dl.topic = topic->name;
