@@ -66,6 +66,16 @@ COMMENT ON TABLE outbox._stream IS 'topics written to, with the state of their d
 SELECT pg_catalog.pg_extension_config_dump('outbox._stream', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox._stream_id_seq', '');
 
+CREATE FUNCTION outbox.pause_topic(topic text, server text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_pause_topic';
+COMMENT ON FUNCTION outbox.pause_topic(text, text) IS 'send nothing more to a topic until outbox.resume_topic(), whoever publishes to it; takes effect after the commit and outlasts restarts. Its events are captured all the same and kept beside the log; other topics go on. server: by default that of pg_outbox.default_server. Errors: 42704 if there is no such server';
+CREATE FUNCTION outbox.resume_topic(topic text, server text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_resume_topic';
+COMMENT ON FUNCTION outbox.resume_topic(text, text) IS 'go on with a paused topic: its events are sent in order, before anything newer. Errors: 55000 if it is not paused, 42704 if there is no such server';
+REVOKE ALL ON FUNCTION outbox.pause_topic(text, text), outbox.resume_topic(text, text) FROM PUBLIC;
+
 -- Events of stopped and paused topics, in the order in which they are sent
 -- once the topic goes on.
 CREATE TABLE outbox._parked (

@@ -40,7 +40,7 @@
  *	  PROBING -> DRAINING	it went through
  *	  PROBING, DRAINING -> STOPPED	it did not
  *	  DRAINING -> LIVE	nothing is parked any more
- *	  any <-> PAUSED	outbox.pause / resume of the topic
+ *	  any <-> PAUSED	outbox.pause_topic / resume_topic
  *
  * In every state but LIVE the topic's events are parked.
  */

@@ -415,7 +415,9 @@ relay_has_work(void)
 					   " OR EXISTS (SELECT FROM outbox._stream)"
 					   " OR EXISTS (SELECT FROM outbox._position_0)"
 					   " OR EXISTS (SELECT FROM outbox._position_1)"
-					   " OR EXISTS (SELECT FROM outbox._log_0)", 0, NULL, NULL, NULL);
+					   " OR EXISTS (SELECT FROM outbox._log_0)"
+					   " OR EXISTS (SELECT FROM outbox._log_1)"
+					   " OR EXISTS (SELECT FROM outbox._log_2)", 0, NULL, NULL, NULL);
 	found = SPI_processed > 0;
 	outbox_sql_end();
 	return found;

@@ -369,7 +369,8 @@ drain_due(const RelayTopic *topic)
 	switch (topic->state)
 	{
 		case TOPIC_STOPPED:
-			return topic->in_flight == 0 && GetCurrentTimestamp() >= topic->retry_at;
+			return topic->in_flight == 0 && topic->drain_in_flight == 0 &&
+				GetCurrentTimestamp() >= topic->retry_at;
 		case TOPIC_PROBING:
 		case TOPIC_DRAINING:
 			return topic->drain_in_flight == 0;
@@ -394,8 +395,11 @@ outbox_topic_run(RelayTopic *topic)
 							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	if (topic->state == TOPIC_STOPPED)
 	{
+		/* reports of a page that was on its way when it was paused are void */
 		topic->state = TOPIC_PROBING;
 		topic->drain_page = 1;
+		topic->drain_fault = OUTBOX_KAFKA_OK;
+		topic->drain_stamp = topic->drain_id = 0;
 	}
 	else if (topic->drain_id != 0)
 		drain_page_done(topic);
@@ -409,7 +413,8 @@ outbox_topic_run(RelayTopic *topic)
 }
 
 /*
- * When the next stopped topic is to be tried; 0: none waits.
+ * When the next stopped topic is to be tried; 0: none waits.  One that waits
+ * for the producer's reports is woken by them.
  */
 TimestampTz
 outbox_topics_next_retry(RelayFlow *flow)
@@ -422,6 +427,7 @@ outbox_topics_next_retry(RelayFlow *flow)
 		RelayTopic *topic = lfirst(lc);
 
 		if (topic->state == TOPIC_STOPPED && OidIsValid(flow->serverid) &&
+			topic->in_flight == 0 && topic->drain_in_flight == 0 &&
 			(next == 0 || topic->retry_at < next))
 			next = topic->retry_at;
 	}
