@@ -16,6 +16,7 @@
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_foreign_server.h"
+#include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -427,6 +428,44 @@ event_type(void)
 						   ObjectIdGetDatum(outbox_schema_oid()));
 }
 
+/* Does a function's configuration set this? */
+static bool
+find_setting(ArrayType *config, const char *prefix)
+{
+	Datum	   *elems;
+	int			n;
+
+	deconstruct_array(config, TEXTOID, -1, false, TYPALIGN_INT, &elems, NULL, &n);
+	for (int i = 0; i < n; i++)
+		if (strncmp(TextDatumGetCString(elems[i]), prefix, strlen(prefix)) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Names in a body that is stored as text are looked up when it runs, and a
+ * handler does not run under the search path of those who wrote it.
+ */
+static void
+notice_search_path(HeapTuple tup, const char *name)
+{
+	Form_pg_proc form = (Form_pg_proc) GETSTRUCT(tup);
+	bool		isnull;
+	Datum		config = SysCacheGetAttr(PROCOID, tup, Anum_pg_proc_proconfig, &isnull);
+
+	if (form->prolang == INTERNALlanguageId || form->prolang == ClanguageId)
+		return;
+	if (!isnull && find_setting(DatumGetArrayTypeP(config), "search_path="))
+		return;
+	(void) SysCacheGetAttr(PROCOID, tup, Anum_pg_proc_prosqlbody, &isnull);
+	if (!isnull)
+		return;
+	ereport(NOTICE,
+			(errmsg("handler %s has no search_path of its own", name),
+			 errdetail("It runs with search_path = pg_catalog, pg_temp: names of other schemas must be qualified."),
+			 errhint("ALTER FUNCTION %s(outbox.event) SET search_path = ... gives it one.", name)));
+}
+
 /* Schema-qualified name of a handler, once it is known to be one. */
 static char *
 handler_name(Oid funcid)
@@ -450,6 +489,7 @@ handler_name(Oid funcid)
 				 errdetail("A handler is a function with one argument of type outbox.event."),
 				 errhint("Define it as %s(event outbox.event) RETURNS void.", NameStr(form->proname))));
 	name = quote_qualified_identifier(get_namespace_name(form->pronamespace), NameStr(form->proname));
+	notice_search_path(tup, name);
 	ReleaseSysCache(tup);
 	return name;
 }

@@ -72,4 +72,17 @@ END
 is_soon($node, 'postgres', q(SELECT count(*) FROM seen WHERE who = 'bob'), '1', 'another one comes next');
 is($node->safe_psql('postgres', q(SELECT place FROM seen WHERE who = 'bob')), 'pg_catalog, pg_temp 4MB', 'and sees nothing of it');
 
+# Who forgets the search path is told.
+my %said = (
+	'LANGUAGE sql AS $$SELECT 1$$' => 1,
+	'LANGUAGE sql SET search_path = public AS $$SELECT 1$$' => 0,
+	'LANGUAGE sql RETURN 1' => 0);
+for my $body (sort keys %said)
+{
+	my ($rc, $out, $err) = $node->psql('postgres', "CREATE OR REPLACE FUNCTION h(e outbox.event) RETURNS int $body;"
+		  . " SELECT outbox.handle('h(outbox.event)', topic => '$orders')");
+	is($err =~ /handler public\.h has no search_path of its own/ ? 1 : 0, $said{$body}, "notice for $body");
+	$node->safe_psql('postgres', "SELECT outbox.unsubscribe('h'); DROP FUNCTION h");
+}
+
 done_testing();
