@@ -75,6 +75,15 @@ INSERT INTO parted VALUES (1, 'Part', 'k', '{ "as":  "is" }');
 :show
 SELECT outbox.adopt('parted_1');
 
+-- text is sent as it is, JSON or not; an empty one is no null
+CREATE TABLE texts (id text, aggregatetype text, aggregateid text, payload text);
+SELECT outbox.adopt('texts');
+INSERT INTO texts VALUES ('a', 'Text', 'k', 'no "json" {'), ('b', 'Text', 'k', ''), ('c', 'Text', 'k', NULL);
+\pset null null
+:show
+\pset null ''
+DROP TABLE texts;
+
 -- refusals
 SELECT outbox.adopt(NULL);
 SELECT outbox.adopt('outboxevent', topic => NULL);
