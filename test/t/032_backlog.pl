@@ -16,9 +16,9 @@ topic_wait($broker, $topic, 1);
 mock_control($broker, 'down', 'all');
 
 $node->safe_psql('postgres',
-	"SELECT outbox.emit('$topic', 'k', repeat('x', 1000)) FROM generate_series(1, 3000)");
+	"SELECT outbox.emit('$topic', 'k', repeat('x', 1000)) FROM generate_series(1, 4000)");
 is_soon($node, 'postgres',
-	"SELECT backlog_events, lag_seconds IS NOT NULL FROM outbox.stat_servers", '3000|t',
+	"SELECT backlog_events, lag_seconds IS NOT NULL FROM outbox.stat_servers", '4000|t',
 	'the backlog is counted');
 is_soon($node, 'postgres',
 	"SELECT waiting_for IS NOT NULL FROM outbox.status WHERE kind = 'worker' AND name = 'relay'",
@@ -36,12 +36,24 @@ is( $node->safe_psql('postgres',
 		"SET pg_outbox.max_backlog = '3MB'; SELECT health FROM outbox.status WHERE kind = 'log'"),
 	'full', 'status says that it is full');
 
+# Over 4 MB, so that the next whole megabyte is at most a quarter more.  (The
+# mock broker keeps 5 MB of a topic.)
+my $mb = 1 + $node->safe_psql('postgres', 'SELECT bytes / 1048576 FROM outbox.stat_log');
+cmp_ok($mb, '>=', 5, 'the log is large enough to come near a limit in megabytes');
+is( $node->safe_psql('postgres',
+		"SET pg_outbox.max_backlog = '${mb}MB'; SELECT health FROM outbox.status WHERE kind = 'log'"),
+	'nearly full', 'and warns from 80 % on');
+$mb *= 2;
+is( $node->safe_psql('postgres',
+		"SET pg_outbox.max_backlog = '${mb}MB'; SELECT health FROM outbox.status WHERE kind = 'log'"),
+	'ok', 'but not before');
+
 mock_control($broker, 'up', 'all');
 is_soon($node, 'postgres', 'SELECT backlog_events FROM outbox.stat_servers', '0',
 	'the backlog is delivered when the broker is back');
 my @records = topic_read($broker, $topic);
 my %id = map { ($_->{headers}{id} => 1) } @records;
-is(scalar(keys %id), 3001, 'all of it');
+is(scalar(keys %id), 4001, 'all of it');
 
 # Delivered events are no reason to refuse new ones.
 $node->append_conf('postgresql.conf', "pg_outbox.max_backlog = '3MB'\n");
@@ -49,7 +61,7 @@ $node->reload;
 is_soon($node, 'postgres', "SELECT health FROM outbox.status WHERE kind = 'log'", 'ok',
 	'settled events make room under a small limit');
 $node->safe_psql('postgres', "SELECT outbox.emit('$topic', 'k', 'last')");
-topic_wait($broker, $topic, 3002);
+topic_wait($broker, $topic, 4002);
 
 $node->stop('fast');
 done_testing();
