@@ -15,7 +15,9 @@
 #include "apply/apply.h"
 #include "apply/asker.h"
 #include "apply/json_scan.h"
+#include "apply/transaction.h"
 #include "common/pinned.h"
+#include "worker/worker.h"
 
 #define START_TIMEOUT_MS 5000
 
@@ -91,9 +93,14 @@ outbox_start_offset(const char *start, int32 partition)
 	return result;
 }
 
+/*
+ * The text is in the form that outbox_start_normalize() gives it.  Settings can
+ * be pinned in a transaction only, and the caller has none.
+ */
 static int64
 start_time_ms(const char *start)
 {
+	MemoryContext context = outbox_transaction_begin();
 	int			nest_level = outbox_pin_settings();
 	TimestampTz time = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in,
 															   CStringGetDatum(start),
@@ -101,6 +108,7 @@ start_time_ms(const char *start)
 															   Int32GetDatum(-1)));
 
 	outbox_unpin_settings(nest_level);
+	outbox_transaction_commit(context);
 	return (time + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY) / 1000;
 }
 
@@ -124,7 +132,10 @@ outbox_start_resolve(OutboxFeed *feed, OutboxPartitionOffset *parts, int nparts)
 	{
 		if (!outbox_consumer_offsets_for_time(outbox_asker_get(feed), feed->sub->topic, start_time_ms(start),
 											  START_TIMEOUT_MS, parts, nparts, &error))
+		{
+			outbox_worker_report("waiting", error);
 			return false;
+		}
 		for (int i = 0; i < nparts; i++)
 			if (parts[i].offset < 0)
 				parts[i].offset = parts[i].high;

@@ -8,6 +8,7 @@
 #include "common/compat.h"
 #include "common/pinned.h"
 
+#include "access/xact.h"
 #include "utils/guc.h"
 
 static const struct
@@ -28,8 +29,11 @@ static const struct
 int
 outbox_pin_settings(void)
 {
-	int			nest_level = NewGUCNestLevel();
+	int			nest_level;
 
+	/* outside of one there is no memory to keep the old values in */
+	Assert(IsTransactionState());
+	nest_level = NewGUCNestLevel();
 	for (int i = 0; i < lengthof(pinned); i++)
 	{
 		const char *now = GetConfigOption(pinned[i].name, false, false);

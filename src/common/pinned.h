@@ -14,8 +14,8 @@
 #include "postgres.h"
 
 /*
- * Pin the settings; the result is for outbox_unpin_settings() in the same
- * function.  An error undoes it together with the (sub)transaction.
+ * Pin the settings, in a transaction; the result is for outbox_unpin_settings()
+ * in the same function.  An error undoes it together with the (sub)transaction.
  */
 extern int	outbox_pin_settings(void);
 extern void outbox_unpin_settings(int nest_level);

@@ -185,6 +185,20 @@ is_soon($node, 'shop', q(SELECT count(*) FROM outbox.stat_subscriptions WHERE na
 is($node->safe_psql('shop', 'SELECT count(*) FROM again'), '0', 'and has nothing of what was there');
 $node->safe_psql('shop', q(SELECT outbox.seek('again', 'earliest')));
 is_soon($node, 'shop', q(SELECT count(*) FROM again WHERE id < 10), '5', 'seek brings it');
+
+# A time.  The session's and the worker's DateStyle are not the form in which it is kept.
+my $applier = q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_outbox applier');
+$pid = $node->safe_psql('shop', $applier);
+$node->safe_psql('shop', <<"END");
+SET DateStyle = 'SQL, DMY';
+SET TimeZone = 'Asia/Kolkata';
+CREATE TABLE later (LIKE users INCLUDING ALL);
+SELECT outbox.replicate('later', topic => '$users', start => '31/12/2100 12:00');
+END
+is($node->safe_psql('shop', q(SELECT start FROM outbox.subscriptions WHERE name = 'later')), '2100-12-31 06:30:00+00', 'a time is kept in UTC');
+is_soon($node, 'shop', q(SELECT count(*) FROM outbox.stat_subscriptions WHERE name = 'later' AND next_offset = high_watermark), '2', 'a time to come begins at the end');
+is($node->safe_psql('shop', 'SELECT count(*) FROM later'), '0', 'and has nothing of what was there');
+is($node->safe_psql('shop', $applier), $pid, 'the applier has lived through it');
 $node->stop;
 
 done_testing();
