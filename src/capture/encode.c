@@ -19,7 +19,6 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
-#include "parser/parse_coerce.h"
 #include "pgtime.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
@@ -34,16 +33,6 @@
 #include "utils/timestamp.h"
 
 /* ---------------- choosing ---------------- */
-
-static bool
-has_cast_to_json(Oid typid)
-{
-	Oid			castfunc;
-
-	return typid >= FirstNormalObjectId &&
-		find_coercion_pathway(JSONOID, typid, COERCION_EXPLICIT,
-							  &castfunc) == COERCION_PATH_FUNC;
-}
 
 /*
  * Does the output of a built-in scalar type depend on no setting?
@@ -103,7 +92,7 @@ choose_encoding(Oid typid)
 		case JSONBOID:
 			return OUTBOX_ENC_JSON;
 		default:
-			if (type_is_array(typid) || type_is_rowtype(typid) || has_cast_to_json(typid))
+			if (type_is_array(typid) || type_is_rowtype(typid))
 				return OUTBOX_ENC_TO_JSON;
 			return OUTBOX_ENC_OUTPUT;
 	}
