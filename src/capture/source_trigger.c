@@ -153,6 +153,8 @@ outbox_source_create_triggers(Oid relid, const char *kind)
 
 /*
  * With the rights of the extension's owner: partitions may be somebody else's.
+ * A table whose changes are not captured has nothing to guard, yet: while a dump
+ * is restored publications come before triggers, and both are in the dump.
  */
 void
 outbox_source_guard_partitions(Oid relid)
@@ -163,7 +165,8 @@ outbox_source_guard_partitions(Oid relid)
 
 	outbox_owner_enter(&scope);
 	foreach(lc, oids)
-		if (!table_has_trigger(lfirst_oid(lc), TRUNCATE_FUNCTION))
+		if (table_has_trigger(lfirst_oid(lc), capture_function(PUBLICATION_TABLE)) &&
+			!table_has_trigger(lfirst_oid(lc), TRUNCATE_FUNCTION))
 		run_utility(psprintf("CREATE TRIGGER " TRUNCATE_TRIGGER " BEFORE TRUNCATE ON %s"
 							 " FOR EACH STATEMENT EXECUTE FUNCTION outbox."
 							 TRUNCATE_FUNCTION "()",

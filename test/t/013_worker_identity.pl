@@ -50,6 +50,30 @@ $node->command_ok([ 'pg_restore', '--exit-on-error', '--clean', '-d', $node->con
 $node->psql('original', 'SELECT outbox.wait_until_running()');
 is_soon($node, 'original', $copies, '1', 'an old state restored over itself is a copy as well');
 
+# ---- published tables, partitioned ones too --------------------------------------------
+
+my $triggers = q{SELECT string_agg(format('%s %s', tgrelid::regclass, tgname), ', ' ORDER BY tgrelid::regclass::text, tgname)
+	FROM pg_trigger WHERE tgname LIKE 'outbox%'};
+my $partitions = "$dump.partitions";
+stand_in_database($node, 'partitions');
+$node->safe_psql('partitions', <<'END');
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '127.0.0.1:1');
+CREATE TABLE visit (day int PRIMARY KEY, who int) PARTITION BY RANGE (day);
+CREATE TABLE visit_1 PARTITION OF visit FOR VALUES FROM (1) TO (2) PARTITION BY RANGE (day);
+CREATE TABLE visit_1a PARTITION OF visit_1 DEFAULT;
+CREATE TABLE visit_2 PARTITION OF visit FOR VALUES FROM (2) TO (3);
+SELECT outbox.publish('visit', initial => 'none');
+END
+my $published = $node->safe_psql('partitions', $triggers);
+$node->command_ok([ 'pg_dump', '-Fc', '-f', $partitions, $node->connstr('partitions') ], 'dump of a partitioned table');
+$node->safe_psql('postgres', 'CREATE DATABASE partitions_too');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('partitions_too'), $partitions ],
+	'a published partitioned table is restored without an error');
+is($node->safe_psql('partitions_too', $triggers), $published, 'with its triggers');
+$node->safe_psql('partitions_too', 'CREATE TABLE visit_3 PARTITION OF visit FOR VALUES FROM (3) TO (4)');
+($rc, $out, $err) = $node->psql('partitions_too', 'TRUNCATE visit_3');
+like($err, qr/cannot truncate table "visit_3"/, 'a partition that comes later is guarded');
+
 # ---- an event claims the database, if there is nothing else ---------------------------
 
 stand_in_database($node, 'emits');
