@@ -29,14 +29,19 @@ UPDATE outbox._copy SET error = 'no luck', retry_at = '2030-01-01 00:00:00+00';
 SET LOCAL TimeZone = 'UTC';
 SET LOCAL DateStyle = 'ISO';
 :show
-UPDATE outbox._publication SET state = 'paused';
-:show
+-- One that heals leaves the publication incomplete until it is done
+UPDATE outbox._copy SET heals = true;
+SELECT name, state, health, waiting_for FROM outbox.status WHERE kind = 'publication';
 SELECT outbox.copy('item');
 SELECT rows, error, retry_at FROM outbox.copies;
 SELECT outbox.cancel_copy('item');
 SELECT outbox.cancel_copy('item');
 :show
 SELECT state, finished_at IS NOT NULL AS finished FROM outbox.copies;
+SELECT state FROM outbox.publications;
+SELECT outbox.copy('item');
+UPDATE outbox._copy SET state = 'done';
+SELECT state FROM outbox.publications;
 ROLLBACK;
 
 -- Only the table's owner

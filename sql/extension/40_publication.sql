@@ -20,13 +20,12 @@ CREATE TABLE outbox._publication (
 	on_truncate		text NOT NULL DEFAULT 'error' CHECK (on_truncate IN ('error', 'ignore')),
 	skip_unchanged	boolean NOT NULL DEFAULT false,
 	since			bigint NOT NULL,
-	state			text NOT NULL DEFAULT 'live' CHECK (state IN ('live', 'paused', 'incomplete')),
 	created_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	CHECK (cardinality(columns) = cardinality(labels)),
 	CHECK (kind = 'outbox' OR stream IS NOT NULL)
 );
 CREATE INDEX _publication_source_idx ON outbox._publication (source);
-COMMENT ON TABLE outbox._publication IS 'publications; columns: names of the published columns, null: all; labels: their names on the wire (kind outbox: the role of each: id, aggregatetype, aggregateid, payload, or header:NAME); identity: columns of the unique key; partition_by: columns of the message key, null: the identity; topic: for kind outbox a pattern, stream null then; since: the stamp at which capture began, below every captured event; state incomplete: events were refused, the publication needs a new copy';
+COMMENT ON TABLE outbox._publication IS 'publications; columns: names of the published columns, null: all; labels: their names on the wire (kind outbox: the role of each: id, aggregatetype, aggregateid, payload, or header:NAME); identity: columns of the unique key; partition_by: columns of the message key, null: the identity; topic: for kind outbox a pattern, stream null then; since: the stamp at which capture began, below every captured event';
 SELECT pg_catalog.pg_extension_config_dump('outbox._publication', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox._publication_id_seq', '');
 
@@ -90,12 +89,40 @@ CREATE FUNCTION outbox.unpublish(name text) RETURNS void
 	AS 'MODULE_PATHNAME', 'outbox_unpublish';
 COMMENT ON FUNCTION outbox.unpublish(text) IS 'ends a publication: later changes make no events; those recorded so far are still sent. Needs the table''s ownership. Errors: 42704 if there is no such publication, 42501';
 
+-- Copies: present rows published once more.
+CREATE TABLE outbox._copy (
+	publication	text PRIMARY KEY,
+	state		text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'done', 'cancelled')),
+	last_key	text[],
+	rows		bigint NOT NULL DEFAULT 0,
+	started_at	timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	finished_at	timestamptz,
+	attempts	integer NOT NULL DEFAULT 0,
+	retry_at	timestamptz,
+	error		text,
+	heals		boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE outbox._copy IS 'copies of publications, the last of each; last_key: identity of the last row that was published; heals: changes were not recorded, the publication is incomplete until the copy is done';
+
+-- Left by each transaction that changed rows and recorded no event; without
+-- index, as it is empty but for such times.
+CREATE TABLE outbox._unrecorded (
+	publication	integer NOT NULL,
+	at			timestamptz NOT NULL
+) USING heap;
+COMMENT ON TABLE outbox._unrecorded IS 'publications that need a copy because a transaction did not record its changes: the log was full and pg_outbox.max_backlog_action is copy; the relay deletes rows when it asks for the copy';
+
 CREATE VIEW outbox.publications WITH (security_barrier) AS
 	SELECT p.name, p.source, p.kind, p.server, p.topic, p.mode,
 		(SELECT pg_catalog.array_agg(CASE WHEN u.c = u.l THEN u.c ELSE u.c || ' AS ' || u.l END ORDER BY u.n)
 		 FROM ROWS FROM (pg_catalog.unnest(p.columns), pg_catalog.unnest(p.labels)) WITH ORDINALITY AS u (c, l, n)) AS columns,
 		p.identity, p.partition_by, p.filter, p.event_type, p.headers, p.with_headers,
-		p.on_truncate, p.skip_unchanged, p.state,
+		p.on_truncate, p.skip_unchanged,
+		CASE
+			WHEN EXISTS (SELECT FROM outbox._unrecorded u WHERE u.publication = p.id)
+				OR EXISTS (SELECT FROM outbox._copy k WHERE k.publication = p.name AND k.heals AND k.state <> 'done')
+			THEN 'incomplete' ELSE 'live'
+		END AS state,
 		CASE
 			WHEN c.oid IS NULL THEN 'the table does not exist'
 			WHEN t.tgenabled IS NULL THEN 'the trigger that captures changes is missing'
@@ -117,7 +144,7 @@ CREATE VIEW outbox.publications WITH (security_barrier) AS
 			CASE p.kind WHEN 'table' THEN 'outbox._capture'::pg_catalog.regproc ELSE 'outbox._capture_adopted'::pg_catalog.regproc END
 	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
 		OR pg_catalog.pg_has_role(c.relowner, 'USAGE');
-COMMENT ON VIEW outbox.publications IS 'publications of one''s own tables, all of them for members of pg_monitor. columns: null = all; partition_by: null = the identity; kind: table, or outbox (made by adopt(); topic is a pattern then, columns have their roles as names); state: live, paused, or incomplete (events were refused: call outbox.copy); problem: why it does not do what it should, null if it does';
+COMMENT ON VIEW outbox.publications IS 'publications of one''s own tables, all of them for members of pg_monitor. columns: null = all; partition_by: null = the identity; kind: table, or outbox (made by adopt(); topic is a pattern then, columns have their roles as names); state: live, or incomplete (changes were not recorded while the log was full, see pg_outbox.max_backlog_action; live again when the copy is done that the relay begins once there is room); problem: why it does not do what it should, null if it does';
 GRANT SELECT ON outbox.publications TO PUBLIC;
 
 CREATE FUNCTION outbox.emit(topic text, key text, payload text,
@@ -144,20 +171,6 @@ COMMENT ON FUNCTION outbox.emit(text, text, bytea, text, jsonb, text) IS 'record
 REVOKE ALL ON FUNCTION outbox.emit(text, text, text, text, jsonb, text),
 	outbox.emit(text, text, jsonb, text, jsonb, text),
 	outbox.emit(text, text, bytea, text, jsonb, text) FROM PUBLIC;
-
--- Copies: present rows published once more.
-CREATE TABLE outbox._copy (
-	publication	text PRIMARY KEY,
-	state		text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'done', 'cancelled')),
-	last_key	text[],
-	rows		bigint NOT NULL DEFAULT 0,
-	started_at	timestamptz NOT NULL DEFAULT pg_catalog.now(),
-	finished_at	timestamptz,
-	attempts	integer NOT NULL DEFAULT 0,
-	retry_at	timestamptz,
-	error		text
-);
-COMMENT ON TABLE outbox._copy IS 'copies of publications, the last of each; last_key: identity of the last row that was published';
 
 CREATE FUNCTION outbox.copy(publication text) RETURNS void
 	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE

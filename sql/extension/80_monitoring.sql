@@ -71,7 +71,8 @@ FROM outbox.stat_servers AS v
 UNION ALL
 SELECT 'publication', p.name, p.state,
 	CASE WHEN p.problem IS NOT NULL THEN 'broken' WHEN p.state = 'live' THEN 'ok' ELSE p.state END,
-	NULL, NULL, NULL, p.problem, NULL
+	CASE WHEN p.state = 'incomplete' THEN 'a copy that ends, of changes that were not recorded' END,
+	NULL, NULL, p.problem, NULL
 FROM outbox.publications AS p
 UNION ALL
 SELECT 'topic', t.topic, t.state, CASE t.state WHEN 'live' THEN 'ok' WHEN 'paused' THEN 'paused' ELSE 'stopped' END,
@@ -79,12 +80,11 @@ SELECT 'topic', t.topic, t.state, CASE t.state WHEN 'live' THEN 'ok' WHEN 'pause
 FROM outbox.stat_topics AS t
 UNION ALL
 SELECT 'copy', c.publication, c.state,
-	CASE WHEN c.error IS NOT NULL THEN 'failing' WHEN p.state = 'paused' THEN 'paused' ELSE 'ok' END,
-	CASE WHEN p.state = 'paused' THEN 'the publication is paused'
-		 WHEN c.retry_at IS NOT NULL AND c.error IS NOT NULL THEN 'the next attempt at ' || c.retry_at
+	CASE WHEN c.error IS NOT NULL THEN 'failing' ELSE 'ok' END,
+	CASE WHEN c.retry_at IS NOT NULL AND c.error IS NOT NULL THEN 'the next attempt at ' || c.retry_at
 		 ELSE 'the relay; ' || c.rows || ' rows so far' END,
 	CASE WHEN c.estimated_rows IS NOT NULL THEN greatest(c.estimated_rows - c.rows, 0) END, NULL, c.error, NULL
-FROM outbox.copies AS c LEFT JOIN outbox._publication AS p ON p.name = c.publication
+FROM outbox.copies AS c
 WHERE c.state = 'running'
 UNION ALL
 SELECT 'subscription', s.name, s.state,

@@ -160,6 +160,7 @@ record_again(HeapTuple tup, TupleDesc desc)
 	ev.headers = headers.len > 0 ? headers.data : NULL;
 	ev.headers_len = headers.len;
 	ev.time_ms = (DatumGetTimestampTz(SPI_getbinval(tup, desc, 7, &isnull)) - SetEpochTimestamp()) / 1000;
+	outbox_log_check_room();
 	ev.id = outbox_stamp_next();
 	outbox_log_append(&ev);
 }

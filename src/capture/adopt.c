@@ -89,7 +89,7 @@ static HTAB *adopted = NULL;
 
 static const char adopted_query[] =
 "SELECT name, server, topic, columns, labels FROM outbox._publication"
-" WHERE source = ANY ($1) AND kind = 'outbox' AND state <> 'incomplete' ORDER BY id";
+" WHERE source = ANY ($1) AND kind = 'outbox' ORDER BY id";
 
 /* ---------------- adopt() ---------------- */
 
@@ -501,6 +501,7 @@ record_row(Adopted *pub, Relation rel, TupleTableSlot *slot, AdoptedRelation *en
 	pack_headers(&headers, pub, rel, slot);
 	ev.headers = headers.data;
 	ev.headers_len = headers.len;
+	outbox_log_check_room();
 	ev.id = outbox_stamp_next();
 	outbox_log_append(&ev);
 }

@@ -139,6 +139,19 @@ extern void outbox_capture_end(void);
 extern void outbox_capture_read(CapturedPublication *pub, Relation rel,
 								TupleTableSlot *slot, int64 id, int64 version);
 
+/* ---------------- unrecorded.c ---------------- */
+
+/* This transaction changed rows of the publication and recorded no event. */
+extern void outbox_unrecorded_note(const CapturedPublication *pub);
+
+/*
+ * Ask for copies of publications of which changes were not recorded, if the
+ * log has room.  In the relay, outside a transaction.
+ */
+extern void outbox_unrecorded_step(void);
+
+extern void outbox_unrecorded_init(void);
+
 /* Shared by publish and adopt: check arguments. */
 extern char *outbox_choice_check(char *value, const char *parameter,
 								 const char *first, const char *second);

@@ -48,6 +48,7 @@
 #include "capture/publication.h"
 #include "common/catalog.h"
 #include "common/fault.h"
+#include "log/log.h"
 #include "log/stamp.h"
 #include "worker/worker.h"
 
@@ -88,22 +89,20 @@ execute(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls
 		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(rc));
 }
 
-/*
- * Have the relay copy a publication, from the beginning.
- */
 void
-outbox_copy_request(const char *publication)
+outbox_copy_request(const char *publication, bool heals)
 {
 	OutboxOwnerScope scope;
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(publication)};
+	Oid			types[2] = {TEXTOID, BOOLOID};
+	Datum		values[2] = {CStringGetTextDatum(publication), BoolGetDatum(heals)};
 
 	outbox_owner_enter(&scope);
 	SPI_connect();
-	execute("INSERT INTO outbox._copy AS c (publication) VALUES ($1)"
+	execute("INSERT INTO outbox._copy AS c (publication, heals) VALUES ($1, $2)"
 			" ON CONFLICT (publication) DO UPDATE SET state = 'running', last_key = NULL,"
+			" heals = excluded.heals OR c.heals AND c.state <> 'done',"
 			" rows = 0, error = NULL, attempts = 0, retry_at = NULL,"
-			" started_at = pg_catalog.now(), finished_at = NULL", 1, types, values, NULL);
+			" started_at = pg_catalog.now(), finished_at = NULL", 2, types, values, NULL);
 	SPI_finish();
 	outbox_owner_leave(&scope);
 	outbox_worker_poke_at_commit();
@@ -145,7 +144,7 @@ outbox_copy(PG_FUNCTION_ARGS)
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
 	check_publication(name);
-	outbox_copy_request(name);
+	outbox_copy_request(name, false);
 	PG_RETURN_VOID();
 }
 
@@ -344,7 +343,7 @@ next_chunk(CopyChunk *chunk, MemoryContext context)
 
 	execute("SELECT p.id, p.name, p.source::pg_catalog.oid, p.since, c.last_key"
 			"  FROM outbox._copy AS c JOIN outbox._publication AS p ON p.name = c.publication"
-			" WHERE c.state = 'running' AND p.kind = 'table' AND p.state <> 'paused'"
+			" WHERE c.state = 'running' AND p.kind = 'table'"
 			"   AND (c.retry_at IS NULL OR c.retry_at <= pg_catalog.now())"
 			" ORDER BY c.started_at LIMIT 1 FOR UPDATE OF c", 0, NULL, NULL, NULL);
 	if (SPI_processed == 0)
@@ -378,9 +377,6 @@ store_progress(CopyChunk *chunk)
 			" state = CASE WHEN $4 THEN 'running' ELSE 'done' END,"
 			" finished_at = CASE WHEN $4 THEN NULL ELSE pg_catalog.now() END"
 			" WHERE publication = $1", 4, types, values, nulls);
-	if (!chunk->more)
-		execute("UPDATE outbox._publication SET state = 'live' WHERE name = $1 AND state = 'incomplete'",
-				1, types, values, NULL);
 }
 
 static void
@@ -466,6 +462,7 @@ copy_step(CopyChunk *chunk, MemoryContext context)
 	SPI_finish();
 	if (found)
 	{
+		outbox_log_check_room();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		copy_chunk(chunk, context);
 		PopActiveSnapshot();
@@ -494,9 +491,13 @@ outbox_copy_step(void)
 	CopyChunk  *chunk;
 	ErrorData  *volatile failure = NULL;
 
-	if (!busy && !TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), LOOK_INTERVAL_MS))
+	if (TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), LOOK_INTERVAL_MS))
+	{
+		looked_at = GetCurrentTimestamp();
+		outbox_unrecorded_step();
+	}
+	else if (!busy)
 		return false;
-	looked_at = GetCurrentTimestamp();
 
 	context = AllocSetContextCreate(TopMemoryContext, "pg_outbox copy", ALLOCSET_DEFAULT_SIZES);
 	chunk = MemoryContextAllocZero(context, sizeof(CopyChunk));

@@ -239,6 +239,7 @@ emit_event(FunctionCallInfo fcinfo, const char *payload, int payload_len)
 	ev.op = OUTBOX_OP_NONE;
 	ev.time_ms = outbox_statement_time_ms();
 	outbox_worker_claim();
+	outbox_log_check_room();
 	ev.id = outbox_stamp_next();
 	outbox_log_append(&ev);
 	return ev.id;
@@ -344,4 +345,5 @@ outbox_capture_init(void)
 						  "Sent with each event as header \"causation_id\".",
 						  &causation_id);
 	outbox_publish_init();
+	outbox_unrecorded_init();
 }

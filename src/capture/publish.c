@@ -186,7 +186,7 @@ outbox_publish(PG_FUNCTION_ARGS)
 	relation_close(rel, NoLock);
 
 	if (outbox_publication_store(&spec) && strcmp(initial, "copy") == 0)
-		outbox_copy_request(spec.name);
+		outbox_copy_request(spec.name, false);
 	PG_RETURN_TEXT_P(cstring_to_text(spec.name));
 }
 

@@ -47,7 +47,7 @@ static const char *const publications_query =
 "SELECT id, name, source, stream, mode = 'key', columns, labels, identity, partition_by,"
 "       filter, event_type, headers, with_headers, skip_unchanged, on_truncate = 'error'"
 "  FROM outbox._publication"
-" WHERE source = ANY ($1) AND kind = 'table' AND state <> 'incomplete' ORDER BY id";
+" WHERE source = ANY ($1) AND kind = 'table' ORDER BY id";
 
 enum
 {

@@ -203,10 +203,17 @@ record_event_as(CapturedPublication *pub, Relation rel, OutboxOp op,
 	outbox_log_append(&ev);
 }
 
+/*
+ * Where the log is full, a copy may bring what a row is now; it cannot bring
+ * that one is gone.
+ */
 static void
 record_event(CapturedPublication *pub, Relation rel, OutboxOp op, TupleTableSlot *slot)
 {
-	record_event_as(pub, rel, op, slot, 0, 0);
+	if (op != OUTBOX_OP_DELETE && outbox_log_leaves_to_copy())
+		outbox_unrecorded_note(pub);
+	else
+		record_event_as(pub, rel, op, slot, 0, 0);
 }
 
 /* ---------------- what happened to the row ---------------- */

@@ -92,7 +92,7 @@ pending_begin(void)
 {
 	MemoryContext oldcontext;
 
-	outbox_backlog_check();
+	outbox_backlog_check(false);
 	pending.context = AllocSetContextCreate(TopTransactionContext,
 											"pg_outbox pending events",
 											ALLOCSET_DEFAULT_SIZES);
@@ -271,6 +271,7 @@ write_early(void)
 		start = pending.marks[pending.nmarks - 1];
 	}
 
+	outbox_backlog_check(true);
 	if (start.nchunks > 0)
 		write_tail(&pending.chunks[start.nchunks - 1], &start);
 	for (int i = start.nchunks; i < pending.nchunks; i++)

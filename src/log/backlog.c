@@ -4,11 +4,19 @@
  *	  A bound for the disk space that undelivered events take.
  *
  * When Kafka is away for long, the log grows.  Before it fills the disk and
- * stops the whole server, new events are refused, with an error that says why;
- * the application's transaction fails rather than its event being lost.
+ * stops the whole server, pg_outbox.max_backlog_action says what happens:
  *
- * A backend looks at the log's size at its first event and then at most once
- * a second, so a limit can be overrun by what is written within a second.
+ * - refuse: new events are refused, with an error that says why; the
+ *	 application's transaction fails rather than its event being lost;
+ * - copy: changes of published tables are not recorded, and their publication
+ *	 is copied anew later (capture/unrecorded.c).  What no copy can bring is
+ *	 treated otherwise: deletes are recorded all the same, beyond the limit up
+ *	 to a hard one, and events of the application's own are refused.
+ *
+ * A backend looks at the log's size when a transaction appends its first
+ * event, if it has not looked for a second, and whenever the transaction's
+ * buffer is full; so a limit can be overrun by what is written within a second,
+ * and by one buffer.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,9 +35,23 @@
 
 #define LOOK_INTERVAL_MS 1000
 #define WARN_INTERVAL_MS 60000
-#define WARN_SHARE 0.8
+#define WARN_SHARE 0.8			/* nearly full */
+#define HARD_SHARE 1.5			/* where deletes are refused as well */
+
+typedef enum BacklogAction
+{
+	BACKLOG_REFUSE,
+	BACKLOG_COPY
+} BacklogAction;
+
+static const struct config_enum_entry backlog_actions[] = {
+	{"refuse", BACKLOG_REFUSE, false},
+	{"copy", BACKLOG_COPY, false},
+	{NULL, 0, false}
+};
 
 static int	max_backlog_mb = -1;
+static int	max_backlog_action = BACKLOG_REFUSE;
 static TimestampTz looked_at = 0;
 static TimestampTz warned_at = 0;
 static bool full = false;
@@ -83,24 +105,68 @@ look(TimestampTz now)
 			 errhint("See outbox.status for what its delivery waits for.")));
 }
 
-/*
- * Refuse a new event if the log has reached its limit.
- */
-void
-outbox_backlog_check(void)
+static void
+look_if_due(void)
 {
 	TimestampTz now = GetCurrentStatementStartTimestamp();
 
-	if (TimestampDifferenceExceeds(looked_at, now, LOOK_INTERVAL_MS) || full)
+	if (TimestampDifferenceExceeds(looked_at, now, LOOK_INTERVAL_MS))
 		look(now);
+}
+
+static void
+refuse(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("the event log is full"),
+			 errdetail("Events that wait for delivery take %lld MB; the limit is %lld MB.",
+					   (long long) size_seen / (1024 * 1024),
+					   (long long) limit_seen / (1024 * 1024)),
+			 errhint("See outbox.status for what delivery waits for, or raise pg_outbox.max_backlog.")));
+}
+
+void
+outbox_log_check_room(void)
+{
+	look_if_due();
 	if (full)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("the event log is full"),
-				 errdetail("Events that wait for delivery take %lld MB; the limit is %lld MB.",
-						   (long long) size_seen / (1024 * 1024),
-						   (long long) limit_seen / (1024 * 1024)),
-				 errhint("See outbox.status for what delivery waits for, or raise pg_outbox.max_backlog.")));
+		look(GetCurrentTimestamp());	/* it may have been emptied */
+	if (full)
+		refuse();
+}
+
+bool
+outbox_log_leaves_to_copy(void)
+{
+	if (max_backlog_action != BACKLOG_COPY)
+		return false;
+	look_if_due();
+	return full;
+}
+
+bool
+outbox_log_has_room(void)
+{
+	look(GetCurrentTimestamp());
+	return limit_seen < 0 || size_seen < WARN_SHARE * limit_seen;
+}
+
+/*
+ * Refuse events of whatever kind, where there is no room for any.
+ */
+void
+outbox_backlog_check(bool look_now)
+{
+	if (look_now)
+		look(GetCurrentTimestamp());
+	else
+		look_if_due();
+	if (full && max_backlog_action == BACKLOG_REFUSE)
+		look(GetCurrentTimestamp());	/* it may have been emptied */
+	if (full && (max_backlog_action == BACKLOG_REFUSE ||
+				 size_seen >= HARD_SHARE * limit_seen))
+		refuse();
 }
 
 /*
@@ -116,8 +182,13 @@ void
 outbox_backlog_init(void)
 {
 	DefineCustomIntVariable("pg_outbox.max_backlog",
-							"Size of the event log at which new events are refused.",
+							"Size of the event log at which pg_outbox.max_backlog_action applies.",
 							"-1: half of the disk space that would be free without the log; 0: no limit.",
 							&max_backlog_mb, -1, -1, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MB, NULL, assign_max_backlog, NULL);
+	DefineCustomEnumVariable("pg_outbox.max_backlog_action",
+							 "What happens to new events when the event log has reached its limit.",
+							 "refuse: their statements fail; copy: changes of published tables are not recorded, and the tables are copied anew later.",
+							 &max_backlog_action, BACKLOG_REFUSE, backlog_actions,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
 }

@@ -34,6 +34,17 @@
 extern void outbox_log_append(const OutboxEvent *ev);
 
 /*
+ * When the log has reached pg_outbox.max_backlog (backlog.c).  Changes of
+ * published tables ask outbox_log_leaves_to_copy() whether to be left out for
+ * a later copy; what no copy can bring calls outbox_log_check_room(), which
+ * raises, before it appends.  outbox_log_has_room() is for the copy: is there
+ * room again, and some to spare?
+ */
+extern bool outbox_log_leaves_to_copy(void);
+extern void outbox_log_check_room(void);
+extern bool outbox_log_has_room(void);
+
+/*
  * Called after the commit of a transaction that appended events; must not
  * fail.  Set once, from _PG_init.
  */

@@ -24,7 +24,7 @@ extern Oid	outbox_segment_index(int segment);
 extern void outbox_table_empty(Relation rel);
 
 /* backlog.c */
-extern void outbox_backlog_check(void);
+extern void outbox_backlog_check(bool look_now);
 extern void outbox_backlog_init(void);
 
 #endif							/* OUTBOX_LOG_INTERNAL_H */
