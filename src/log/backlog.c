@@ -61,7 +61,7 @@ static int64 limit_seen;
 int64
 outbox_log_size(void)
 {
-	int64		size = 0;
+	int64		size = outbox_parked_size();
 
 	for (int i = 0; i < OUTBOX_LOG_SEGMENTS; i++)
 		size += outbox_segment_size(i);

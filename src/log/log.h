@@ -136,12 +136,19 @@ typedef enum OutboxTrimResult
 extern OutboxTrimResult outbox_segment_trim(int segment,
 											OutboxSnapshot *const *bases, int nbases);
 
-/* Bytes of all segments, and how many there may be (-1: no limit). */
+/* Give back the space of parked events, if there are none any more. */
+extern void outbox_parked_trim(void);
+
+/*
+ * Bytes of all segments and of the parked events, and how many there may be
+ * (-1: no limit).
+ */
 extern int64 outbox_log_size(void);
 extern int64 outbox_log_limit(int64 size);
 
 extern int	outbox_segment_current(void);
 extern int64 outbox_segment_size(int segment);	/* bytes, with index and TOAST */
+extern int64 outbox_parked_size(void);	/* likewise */
 
 /* Have writers go on in the next segment, if it is empty. */
 extern bool outbox_segment_advance(void);

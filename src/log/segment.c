@@ -47,6 +47,8 @@
 #include "log/log_internal.h"
 #include "log/stamp.h"
 
+#define PARKED_BLOCKS 128		/* where emptying the parked log begins to pay */
+
 Oid
 outbox_segment_table(int segment)
 {
@@ -210,6 +212,43 @@ outbox_segment_trim(int segment, OutboxSnapshot *const *bases, int nbases)
 	PopActiveSnapshot();
 	table_close(rel, NoLock);
 	return result;
+}
+
+/*
+ * Parked events are rows that are deleted one by one; what they leave is given
+ * back at once when all are gone, not when vacuum comes.
+ */
+void
+outbox_parked_trim(void)
+{
+	Oid			relid = outbox_relation_oid("_parked");
+	Relation	rel;
+	TableScanDesc scan;
+	bool		empty;
+
+	if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
+		return;
+	rel = table_open(relid, NoLock);
+	if (RelationGetNumberOfBlocks(rel) < PARKED_BLOCKS)
+	{
+		table_close(rel, AccessExclusiveLock);
+		return;
+	}
+	PushActiveSnapshot(GetLatestSnapshot());
+	scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	empty = heap_getnext(scan, ForwardScanDirection) == NULL;
+	table_endscan(scan);
+	if (empty)
+		outbox_table_empty(rel);
+	PopActiveSnapshot();
+	table_close(rel, NoLock);
+}
+
+int64
+outbox_parked_size(void)
+{
+	return DatumGetInt64(DirectFunctionCall1(pg_total_relation_size,
+											 ObjectIdGetDatum(outbox_relation_oid("_parked"))));
 }
 
 bool

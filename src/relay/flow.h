@@ -68,11 +68,15 @@ typedef struct RelayTopic
 	int			to_park;		/* ring entries that settlement will park */
 	int64		sent;			/* since the relay started */
 
-	/* parked events on their way; of those up to (drain_stamp, drain_id) */
+	/* parked events on their way: drain_ids, up to (drain_stamp, drain_id) */
 	int			drain_page;		/* how many are read at once */
+	int64	   *drain_ids;		/* room for a page; NULL: never needed yet */
+	int			ndrain_ids;
 	int			drain_in_flight;
 	int64		drain_stamp;
 	int64		drain_id;
+	int64		drained_stamp;	/* those up to here are gone; 0: read all */
+	int64		drained_id;
 	OutboxKafkaFault drain_fault;	/* worst report of this page */
 	char	   *drain_error;
 } RelayTopic;

@@ -233,6 +233,22 @@ rotation_size(void)
 }
 
 /*
+ * Is nothing parked, as far as the flows know?
+ */
+static bool
+all_topics_live(void)
+{
+	ListCell   *lc;
+	ListCell   *lt;
+
+	foreach(lc, flows)
+		foreach(lt, ((RelayFlow *) lfirst(lc))->topic_list)
+		if (((RelayTopic *) lfirst(lt))->state != TOPIC_LIVE)
+		return false;
+	return true;
+}
+
+/*
  * Move on to the next segment when the current one is large, and empty those
  * that are settled.
  */
@@ -255,6 +271,8 @@ trim_log(void)
 	for (int segment = 0; segment < OUTBOX_LOG_SEGMENTS && nbases > 0; segment++)
 		if (segment != outbox_segment_current())
 			(void) outbox_segment_trim(segment, bases, nbases);
+	if (all_topics_live())
+		outbox_parked_trim();
 	outbox_position_compact();
 	PopActiveSnapshot();
 	CommitTransactionCommand();

@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -27,7 +28,8 @@
 
 #define RETRY_MIN_MS 1000
 #define RETRY_MAX_MS 60000
-#define DRAIN_PAGE 2000			/* parked events read at once */
+#define DRAIN_PAGE 2000			/* parked events read at once, */
+#define DRAIN_BYTES (4 * 1024 * 1024)	/* and about so much of them */
 
 /* ---------------- state ---------------- */
 
@@ -127,6 +129,9 @@ outbox_topic_parks(const RelayTopic *topic)
 
 /*
  * Store state and reason, if they changed.  Inside a transaction.
+ *
+ * Somebody may hold the topic's row, in a transaction left open: it is stored
+ * later then, rather than have all topics wait.  A paused one stays so.
  */
 void
 outbox_topic_store(RelayTopic *topic)
@@ -145,17 +150,21 @@ outbox_topic_store(RelayTopic *topic)
 	nulls[3] = topic->reason ? ' ' : 'n';
 
 	outbox_sql_begin();
-	outbox_sql_execute("INSERT INTO outbox._stream AS s (server, topic, state, reason, since)"
-					   " VALUES ($1, $2, $3, $4, pg_catalog.now())"
-					   " ON CONFLICT (server, topic) DO UPDATE SET state = excluded.state,"
-					   " reason = excluded.reason, since = CASE WHEN s.state = excluded.state"
-					   " THEN s.since ELSE excluded.since END WHERE s.state <> 'paused'"
-					   " RETURNING id", 4, types, values, nulls);
+	if (topic->stream == 0)
+		outbox_sql_execute("INSERT INTO outbox._stream (server, topic) VALUES ($1, $2)"
+						   " ON CONFLICT DO NOTHING", 2, types, values, NULL);
+	outbox_sql_execute("UPDATE outbox._stream AS s SET state = $3, reason = $4,"
+					   " since = CASE WHEN s.state = $3 THEN s.since ELSE pg_catalog.now() END"
+					   "  FROM (SELECT id FROM outbox._stream WHERE server = $1 AND topic = $2"
+					   "         AND state <> 'paused' FOR UPDATE SKIP LOCKED) AS l"
+					   " WHERE s.id = l.id RETURNING s.id", 4, types, values, nulls);
 	if (SPI_processed == 1)
+	{
 		topic->stream = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
 													SPI_tuptable->tupdesc, 1, &isnull));
+		topic->changed = false;
+	}
 	outbox_sql_end();
-	topic->changed = false;
 }
 
 /*
@@ -164,10 +173,25 @@ outbox_topic_store(RelayTopic *topic)
 static int32
 topic_stream(RelayTopic *topic)
 {
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	bool		isnull;
+
+	if (topic->stream != 0)
+		return topic->stream;
+	topic->changed = true;
+	outbox_topic_store(topic);
 	if (topic->stream == 0)
 	{
-		topic->changed = true;
-		outbox_topic_store(topic);
+		/* paused, or held by somebody */
+		values[0] = CStringGetTextDatum(topic->flow->server);
+		values[1] = CStringGetTextDatum(topic->name);
+		outbox_sql_begin();
+		outbox_sql_execute("SELECT id FROM outbox._stream WHERE server = $1 AND topic = $2",
+						   2, types, values, NULL);
+		topic->stream = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
+													SPI_tuptable->tupdesc, 1, &isnull));
+		outbox_sql_end();
 	}
 	return topic->stream;
 }
@@ -227,7 +251,10 @@ outbox_topics_load(RelayFlow *flow)
 
 		topic->stream = DatumGetInt32(SPI_getbinval(tup, desc, 2, &isnull));
 		if (strcmp(state, "paused") == 0)
+		{
 			topic->state = TOPIC_PAUSED;
+			topic->changed = false;
+		}
 		else if (topic->state == TOPIC_PAUSED ||
 				 (first && strcmp(state, "stopped") == 0 && topic->state == TOPIC_LIVE))
 		{
@@ -259,20 +286,51 @@ outbox_topic_delivery(RelayTopic *topic, const OutboxDelivery *delivery)
 }
 
 /*
+ * Read the next page, beyond what has been drained: the index entries of that
+ * may stay for as long as somebody holds a snapshot, and must not be passed
+ * over by each page.  Sizes are known without fetching the events.  Leaves the
+ * rows in SPI_tuptable.
+ */
+static void
+drain_read(RelayTopic *topic)
+{
+	Oid			types[5] = {INT4OID, INT8OID, INT8OID, INT4OID, INT8OID};
+	Datum		values[5];
+
+	values[0] = Int32GetDatum(topic->stream);
+	values[1] = Int64GetDatum(topic->drained_stamp);
+	values[2] = Int64GetDatum(topic->drained_id);
+	values[3] = Int32GetDatum(topic->drain_page);
+	values[4] = Int64GetDatum(DRAIN_BYTES);
+	outbox_sql_execute("SELECT stamp, id, event FROM ("
+					   "  SELECT *, pg_catalog.sum(pg_catalog.octet_length(event))"
+					   "            OVER (ORDER BY stamp, id) - pg_catalog.octet_length(event) AS before"
+					   "    FROM (SELECT stamp, id, event FROM outbox._parked"
+					   "           WHERE stream = $1 AND (stamp, id) > ($2, $3)"
+					   "           ORDER BY stamp, id LIMIT $4) AS p) AS q"
+					   " WHERE before < $5 ORDER BY stamp, id", 5, types, values, NULL);
+}
+
+/*
  * Read and send the next page.  Returns how many were read.
  */
 static int
 drain_send(RelayTopic *topic)
 {
-	Oid			types[2] = {INT4OID, INT4OID};
-	Datum		values[2];
 	int			nread;
 
-	values[0] = Int32GetDatum(topic_stream(topic));
-	values[1] = Int32GetDatum(topic->drain_page);
+	(void) topic_stream(topic);
+	if (topic->drain_ids == NULL)
+		topic->drain_ids = MemoryContextAlloc(TopMemoryContext, sizeof(int64) * DRAIN_PAGE);
+	topic->ndrain_ids = 0;
 	outbox_sql_begin();
-	outbox_sql_execute("SELECT stamp, id, event FROM outbox._parked WHERE stream = $1"
-					   " ORDER BY stamp, id LIMIT $2", 2, types, values, NULL);
+	drain_read(topic);
+	if (SPI_processed == 0 && topic->drained_stamp != 0)
+	{
+		/* what was parked meanwhile may have a smaller stamp */
+		topic->drained_stamp = topic->drained_id = 0;
+		drain_read(topic);
+	}
 	nread = (int) SPI_processed;
 	for (int i = 0; i < nread; i++)
 	{
@@ -291,6 +349,7 @@ drain_send(RelayTopic *topic)
 			break;
 		topic->drain_stamp = DatumGetInt64(SPI_getbinval(tup, desc, 1, &isnull));
 		topic->drain_id = ev.id;
+		topic->drain_ids[topic->ndrain_ids++] = ev.id;
 		topic->drain_in_flight++;
 		if (fault != OUTBOX_KAFKA_OK)
 		{
@@ -306,22 +365,39 @@ drain_send(RelayTopic *topic)
 	return nread;
 }
 
+static Datum
+drain_ids_array(const RelayTopic *topic)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * Max(topic->ndrain_ids, 1));
+
+	for (int i = 0; i < topic->ndrain_ids; i++)
+		elems[i] = Int64GetDatum(topic->drain_ids[i]);
+	return PointerGetDatum(construct_array(elems, topic->ndrain_ids, INT8OID,
+										   sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
 /*
  * All of the page arrived: it is parked no more.  A single event that cannot
- * be sent becomes a dead letter.
+ * be sent becomes a dead letter.  Only what was sent goes: since the page was
+ * read, events with a smaller stamp may have been parked, of a transaction
+ * that took its stamp earlier and committed later.
  */
 static void
 drain_settle(RelayTopic *topic)
 {
-	Oid			types[3] = {INT4OID, INT8OID, INT8OID};
-	Datum		values[3];
+	Oid			types[6] = {INT4OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8ARRAYOID};
+	Datum		values[6];
 
-	values[0] = Int32GetDatum(topic->stream);
-	values[1] = Int64GetDatum(topic->drain_stamp);
-	values[2] = Int64GetDatum(topic->drain_id);
 	outbox_sql_begin();
-	outbox_sql_execute("DELETE FROM outbox._parked WHERE stream = $1 AND (stamp, id) <= ($2, $3)"
-					   " RETURNING event", 3, types, values, NULL);
+	values[0] = Int32GetDatum(topic->stream);
+	values[1] = Int64GetDatum(topic->drained_stamp);
+	values[2] = Int64GetDatum(topic->drained_id);
+	values[3] = Int64GetDatum(topic->drain_stamp);
+	values[4] = Int64GetDatum(topic->drain_id);
+	values[5] = drain_ids_array(topic);
+	outbox_sql_execute("DELETE FROM outbox._parked WHERE stream = $1"
+					   " AND (stamp, id) > ($2, $3) AND (stamp, id) <= ($4, $5)"
+					   " AND id = ANY ($6) RETURNING event", 6, types, values, NULL);
 	if (topic->drain_fault == OUTBOX_KAFKA_FAULT_EVENT && SPI_processed == 1)
 	{
 		bool		isnull;
@@ -335,6 +411,8 @@ drain_settle(RelayTopic *topic)
 		outbox_settle_dead_letter(topic, &ev, topic->drain_error);
 	}
 	outbox_sql_end();
+	topic->drained_stamp = topic->drain_stamp;
+	topic->drained_id = topic->drain_id;
 }
 
 /*
@@ -400,6 +478,7 @@ outbox_topic_run(RelayTopic *topic)
 		topic->drain_page = 1;
 		topic->drain_fault = OUTBOX_KAFKA_OK;
 		topic->drain_stamp = topic->drain_id = 0;
+		topic->drained_stamp = topic->drained_id = 0;
 	}
 	else if (topic->drain_id != 0)
 		drain_page_done(topic);

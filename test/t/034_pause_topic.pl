@@ -12,6 +12,7 @@ my ($held, $other) = map { unique_topic($_) } qw(held other);
 topic_create($broker, $_, 1) for $held, $other;
 my $node = outbox_node('main');
 outbox_install($node, 'shop', $broker);
+my $mock = outbox_broker(mock => 1);
 
 sub emit
 {
@@ -61,5 +62,61 @@ like($err, qr/topic "$held" is not paused/, 'what is not paused is not resumed')
 like($err, qr/Kafka server "nowhere" does not exist/, 'no such server');
 ($rc, $out, $err) = $node->psql('shop', 'SELECT outbox.pause_topic(NULL)');
 like($err, qr/topic must not be null/, 'no topic');
+
+# A transaction that took its stamp earlier commits while later ones, parked
+# before it, are on their way.
+outbox_install($node, 'late', $mock);
+$node->safe_psql('late', <<'END');
+SELECT outbox.emit('t', 'k', 'first');
+END
+topic_wait($mock, 't', 1);
+$node->safe_psql('late', "SELECT outbox.pause_topic('t')");
+$node->safe_psql('late', "BEGIN; SELECT outbox.emit('t', 'a', 'earlier'); PREPARE TRANSACTION 'earlier'");
+$node->safe_psql('late', "SELECT outbox.emit('t', 'b', 'later')");
+is_soon($node, 'late', 'SELECT count(*) FROM outbox._parked', '1', 'one is parked');
+mock_control($mock, 'down', 'all');
+$node->safe_psql('late', "SELECT outbox.resume_topic('t')");
+is_soon($node, 'late', "SELECT reason FROM outbox.stat_topics WHERE topic = 't'", 'resumed', 'and on its way');
+$node->safe_psql('late', "COMMIT PREPARED 'earlier'");
+is_soon($node, 'late', 'SELECT count(*) FROM outbox._parked', '2', 'now the one with the earlier stamp is parked');
+mock_control($mock, 'up', 'all');
+topic_wait($mock, 't', 3);
+is(join(' ', sort map { $_->{value} } topic_read($mock, 't')), 'earlier first later', 'both are sent, once');
+is_soon($node, 'late', "SELECT state, parked_events FROM outbox.stat_topics WHERE topic = 't'", 'live|0', 'and the topic is live');
+
+# Who holds a topic's row, in a transaction that stays open, does not hold up
+# others when the relay has to store the topic's state.
+$node->safe_psql('late', "SELECT outbox.pause_topic('t'); SELECT outbox.emit('t', 'k', 'held')");
+is_soon($node, 'late', 'SELECT count(*) FROM outbox._parked', '1', 'one is parked');
+mock_control($mock, 'down', 'all');
+$node->safe_psql('late', "SELECT outbox.resume_topic('t')");
+my $idle = $node->background_psql('late');
+$idle->query_safe('BEGIN');
+$idle->query_safe("SELECT outbox.pause_topic('t')");
+mock_control($mock, 'up', 'all');
+topic_wait($mock, 't', 4);
+$node->safe_psql('late', "SELECT outbox.emit('u', 'k', g::text) FROM generate_series(1, 3) g");
+topic_wait($mock, 'u', 3);
+is_soon($node, 'late', 'SELECT backlog_events FROM outbox.stat_servers', '0', 'others flow and are settled');
+$idle->query_safe('COMMIT');
+$idle->quit;
+is_soon($node, 'late', "SELECT state FROM outbox.stat_topics WHERE topic = 't'", 'paused', 'it is paused at the end');
+
+# Parked events count for the log's limit, and leave nothing behind, also while
+# somebody holds a snapshot that vacuum has to respect.
+my $snapshot = $node->background_psql('late');
+$snapshot->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
+$snapshot->query_safe('SELECT count(*) FROM pg_class');
+$node->safe_psql('late', "SELECT outbox.pause_topic('u'); SELECT outbox.emit('u', 'k', repeat('x', 500)) FROM generate_series(1, 5000)");
+is_soon($node, 'late', "SELECT parked_events FROM outbox.stat_topics WHERE topic = 'u'", '5000', 'many are parked');
+is( $node->safe_psql('late',
+		"SELECT bytes >= pg_total_relation_size('outbox._parked') + pg_total_relation_size('outbox._log_0')
+		 FROM outbox.stat_log"), 't', 'they count');
+$node->safe_psql('late', "SELECT outbox.resume_topic('u'); SELECT outbox.resume_topic('t')");
+is_soon($node, 'late', "SELECT pg_relation_size('outbox._parked')", '0', 'the space comes back');
+my @sent = topic_read($mock, 'u');
+is(scalar @sent, 5003, 'all were sent, once');
+$snapshot->query_safe('COMMIT');
+$snapshot->quit;
 
 done_testing();
