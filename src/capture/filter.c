@@ -41,7 +41,9 @@ typedef struct FilterScope
 /* ---------------- settings ---------------- */
 
 /*
- * Settings under which stored filters are written and read.
+ * Settings under which stored filters are written and read.  Whoever ends
+ * them rolls back to them, so that what functions of the filter SET is gone as
+ * well: our caller may be acting as somebody else.
  */
 static int
 pin_settings(void)
@@ -196,7 +198,7 @@ outbox_filter_parse(const char *text, Relation rel)
 	int			level = pin_settings();
 	Node	   *expr = analyse(text, rel, 0);
 
-	AtEOXact_GUC(true, level);
+	AtEOXact_GUC(false, level);
 	return expr;
 }
 
@@ -211,7 +213,7 @@ deparse(Node *expr, Relation rel)
 												  RelationGetRelid(rel)),
 							  false, false);
 
-	AtEOXact_GUC(true, level);
+	AtEOXact_GUC(false, level);
 	return text;
 }
 
@@ -235,7 +237,7 @@ outbox_filter_rename(const char *text, Relation rel, AttrNumber renamed)
 	int			level = pin_settings();
 	Node	   *expr = analyse(text, rel, renamed);
 
-	AtEOXact_GUC(true, level);
+	AtEOXact_GUC(false, level);
 	return deparse(expr, rel);
 }
 
@@ -248,6 +250,6 @@ outbox_filter_prepare(const char *sql, int nargs, Oid *argtypes)
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql,
 			 SPI_result_code_string(SPI_result));
-	AtEOXact_GUC(true, level);
+	AtEOXact_GUC(false, level);
 	return plan;
 }

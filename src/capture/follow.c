@@ -163,6 +163,31 @@ rename_in_list(List *list, Oid relid, const char *now)
 }
 
 /*
+ * Reading a filter runs code of the table's owner: input functions of types
+ * of his, and what they call.  That happens with his rights, never with those
+ * of the extension's owner or of whoever alters the table.
+ */
+static char *
+read_filter(Followed *pub, Relation rel)
+{
+	Oid			save_userid;
+	int			save_context;
+	char	   *text = pub->filter;
+
+	GetUserIdAndSecContext(&save_userid, &save_context);
+	SetUserIdAndSecContext(rel->rd_rel->relowner,
+						   save_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	if (pub->renamed != 0)
+		text = outbox_filter_rename(pub->filter, rel, pub->renamed);
+
+	else
+		(void) outbox_filter_parse(pub->filter, rel);
+	SetUserIdAndSecContext(save_userid, save_context);
+	return text;
+}
+
+/*
  * All names were right before the command, so the one that is unknown now is
  * the renamed column's.
  */
@@ -180,7 +205,7 @@ follow_rename(Followed *pub, Relation rel)
 	values[3] = outbox_text_array(rename_in_list(pub->identity, pub->source, now));
 	values[4] = outbox_text_array(rename_in_list(pub->partition_by, pub->source, now));
 	if (pub->filter != NULL)
-		values[5] = CStringGetTextDatum(outbox_filter_rename(pub->filter, rel, pub->renamed));
+		values[5] = CStringGetTextDatum(read_filter(pub, rel));
 	if (pub->columns == NIL)
 		nulls[1] = nulls[2] = 'n';
 	if (pub->partition_by == NIL)
@@ -195,7 +220,7 @@ static void
 check_filter(Followed *pub, Relation rel)
 {
 	if (pub->filter != NULL)
-		(void) outbox_filter_parse(pub->filter, rel);
+		(void) read_filter(pub, rel);
 }
 
 static void

@@ -74,4 +74,34 @@ is_soon($node, 'postgres', "SELECT error LIKE 'cannot change published table%' F
 $node->safe_psql('postgres', 'CREATE OR REPLACE FUNCTION alice.note() RETURNS bool LANGUAGE sql AS $$SELECT true$$');
 is_soon($node, 'postgres', "SELECT state FROM outbox.copies", 'done', 'and goes through when the filter is mended');
 
+# Reading a filter can run code: a constant of an array of a domain is checked.
+# Whoever alters or drops anything, it runs as the owner of the table, and what
+# it SETs is gone.
+$node->safe_psql('postgres', <<'END');
+GRANT CREATE ON DATABASE postgres TO alice;
+SET ROLE alice;
+CREATE TABLE alice.ran (who text, super bool, path text);
+CREATE FUNCTION alice.ok(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+	INSERT INTO alice.ran SELECT current_user, rolsuper, current_setting('search_path') FROM pg_roles WHERE rolname = current_user;
+	PERFORM set_config('search_path', 'alice', false);
+	RETURN true;
+END $$;
+CREATE DOMAIN alice.dom AS int CHECK (alice.ok(VALUE));
+CREATE TABLE alice.thing (id int PRIMARY KEY, n int, junk int, d alice.dom[]);
+SELECT outbox.publish('alice.thing', topic => 'things', initial => 'none',
+	filter => $$n > 0 AND d <> '{1}'::alice.dom[]$$);
+TRUNCATE alice.ran;
+RESET ROLE;
+SET search_path = public;
+ALTER TABLE alice.thing ADD COLUMN more int;
+ALTER TABLE alice.thing DROP COLUMN junk;
+ALTER TABLE alice.thing RENAME COLUMN n TO m;
+CREATE TABLE public.path AS SELECT current_setting('search_path') AS p;
+END
+is($node->safe_psql('postgres', 'SELECT count(*) >= 3, bool_or(super), string_agg(DISTINCT who, $$,$$), string_agg(DISTINCT path, $$;$$) FROM alice.ran'),
+	't|f|alice|pg_catalog, pg_temp', 'reading a filter runs as the owner of the table');
+is($node->safe_psql('postgres', 'SELECT p FROM public.path'), 'public', 'and changes no setting');
+like($node->safe_psql('postgres', q(SELECT filter FROM outbox.publications WHERE name = 'alice.thing')), qr/\(m > 0\)/,
+	'and the filter follows its column');
+
 done_testing();
