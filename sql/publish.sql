@@ -273,6 +273,67 @@ DROP TABLE orders;
 DROP TABLE orders_us;
 SELECT name FROM outbox.publications;
 
+-- A column's new name also comes from a table above, or from the table's type
+CREATE TABLE parts (id int, note text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+CREATE TABLE parts_1 (dropped int, note text, id int NOT NULL);
+ALTER TABLE parts_1 DROP dropped;
+ALTER TABLE parts ATTACH PARTITION parts_1 DEFAULT;
+CREATE TYPE shape AS (id int, note text);
+CREATE TABLE shapes OF shape (PRIMARY KEY (id));
+SELECT outbox.publish('parts_1', topic => 'orders', columns => '{id,note}', filter => $$note <> 'x'$$, initial => 'none');
+SELECT outbox.publish('shapes', topic => 'orders', columns => '{id,note}', initial => 'none');
+ALTER TABLE parts RENAME note TO remark;
+ALTER TYPE shape RENAME ATTRIBUTE note TO remark CASCADE;
+SELECT name, columns, filter, problem FROM outbox.publications;
+INSERT INTO parts VALUES (1, 'a');
+INSERT INTO shapes VALUES (1, 'a');
+:show
+-- DDL of a partition waits for no writer of another one
+SELECT outbox.unpublish('parts_1');
+SELECT outbox.publish('parts', topic => 'orders', initial => 'none');
+CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (100) TO (200);
+BEGIN;
+ALTER TABLE parts_2 SET (fillfactor = 90);
+SELECT relation::regclass, mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation::regclass::text LIKE 'parts%'
+	AND mode NOT IN ('AccessShareLock', 'RowExclusiveLock') ORDER BY 1, 2;
+ROLLBACK;
+DROP TABLE parts, shapes;
+DROP TYPE shape;
+
+-- Triggers that have another name, functions that a filter calls
+CREATE FUNCTION wanted(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 > 0';
+CREATE TABLE picky (id int PRIMARY KEY, n int);
+SELECT outbox.publish('picky', topic => 'orders', filter => 'wanted(n)', initial => 'none');
+ALTER TRIGGER outbox_capture ON picky RENAME TO capture_it;
+DROP TRIGGER capture_it ON picky;
+DROP TRIGGER outbox_truncate ON picky;
+DROP FUNCTION wanted;
+INSERT INTO picky VALUES (1, 1), (2, -1);
+:show
+CREATE OR REPLACE FUNCTION wanted(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 < 0';
+INSERT INTO picky VALUES (3, 1), (4, -1);
+:show
+SELECT outbox.unpublish('picky');
+SELECT tgname FROM pg_trigger WHERE tgrelid = 'picky'::regclass;
+SELECT outbox.publish('picky', topic => 'orders', initial => 'none');
+-- later the table becomes what could not be published
+ALTER TABLE picky SET UNLOGGED;
+SELECT name, problem FROM outbox.publications;
+ALTER TABLE picky SET LOGGED;
+CREATE TABLE picky_child () INHERITS (picky);
+SELECT name, problem FROM outbox.publications;
+DROP TABLE picky_child, picky;
+DROP FUNCTION wanted;
+
+-- Keys that are equal and look different are two keys
+CREATE TABLE amounts (id numeric PRIMARY KEY);
+SELECT outbox.publish('amounts', topic => 'orders', initial => 'none');
+INSERT INTO amounts VALUES (1.0);
+UPDATE amounts SET id = 1.00;
+UPDATE amounts SET id = 1.00;
+:show
+DROP TABLE amounts;
+
 -- Who may do what
 CREATE ROLE regress_outbox_alice;
 CREATE ROLE regress_outbox_bob;
@@ -304,6 +365,22 @@ CREATE FUNCTION alice.who(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$B
 SELECT outbox.publish('alice.who', topic => 'users', name => 'who', filter => 'alice.who(1)', initial => 'none');
 SET ROLE regress_outbox_bob;
 INSERT INTO alice.who VALUES (1);
+-- a partition may be another one's than its table
+SET ROLE regress_outbox_alice;
+CREATE TABLE alice.pt (id int PRIMARY KEY) PARTITION BY RANGE (id);
+GRANT ALL ON alice.pt TO regress_outbox_bob;
+SELECT outbox.publish('alice.pt', topic => 'users', name => 'pt', initial => 'none');
+RESET ROLE;
+CREATE TABLE alice.pt_1 PARTITION OF alice.pt DEFAULT;
+CREATE ROLE regress_outbox_carl;
+ALTER TABLE alice.pt_1 OWNER TO regress_outbox_carl;
+SET ROLE regress_outbox_bob;
+INSERT INTO alice.pt VALUES (1);
+UPDATE alice.pt SET id = 2;
+RESET ROLE;
+DROP TABLE alice.pt;
+DROP ROLE regress_outbox_carl;
+SET ROLE regress_outbox_bob;
 -- and the operators of a writer are not used with the owner's rights
 UPDATE alice.who SET id = 2;
 RESET ROLE;

@@ -54,7 +54,7 @@ CREATE FUNCTION outbox._objects_dropped() RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'outbox_objects_dropped';
 COMMENT ON FUNCTION outbox._objects_dropped() IS 'publications go with their table; what they need of it is not dropped';
 CREATE EVENT TRIGGER outbox_table_altered ON ddl_command_end
-	WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE')
+	WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TABLE')
 	EXECUTE FUNCTION outbox._table_altered();
 CREATE EVENT TRIGGER outbox_objects_dropped ON sql_drop
 	EXECUTE FUNCTION outbox._objects_dropped();
@@ -125,6 +125,9 @@ CREATE VIEW outbox.publications WITH (security_barrier) AS
 		END AS state,
 		CASE
 			WHEN c.oid IS NULL THEN 'the table does not exist'
+			WHEN c.relpersistence <> 'p' THEN 'the table is unlogged: a crash empties it and makes no events'
+			WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = c.oid)
+				THEN 'tables that inherit from it are not captured'
 			WHEN t.tgenabled IS NULL THEN 'the trigger that captures changes is missing'
 			WHEN t.tgenabled NOT IN ('O', 'A') THEN 'the trigger that captures changes is disabled'
 			WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_server s WHERE s.srvname = p.server) THEN 'the server does not exist'

@@ -3,12 +3,15 @@
  * follow.c
  *	  Publications follow their tables: event triggers for DDL.
  *
- * - A column's new name is taken over wherever a publication names it.  On
- *	 the wire a listed column keeps its name.
+ * - A column's new name is taken over wherever a publication names it, also
+ *	 where it comes from a table above or from the table's type.  On the wire a
+ *	 listed column keeps its name.
  * - New partitions get the trigger that refuses TRUNCATE.
  * - A dropped table takes its publications with it.
  * - What a publication needs of its table is not dropped: listed columns,
- *	 those in its filter, the unique index on its identity, its triggers.
+ *	 those in its filter and what else that uses, the unique index on its
+ *	 identity, its triggers.  (DROP INDEX CONCURRENTLY could not be undone
+ *	 here; the view publications shows it.)
  *	 Whoever turned pg_outbox.capture off may do it all the same: to restore
  *	 a dump over an existing database, for one.
  *
@@ -51,15 +54,33 @@ typedef struct Followed
 	List	   *identity;
 	List	   *partition_by;
 	char	   *filter;
+	bool		refuse_truncate;
 	AttrNumber	renamed;		/* column that has a new name, 0: none */
 } Followed;
 
-#define FOLLOWED_COLUMNS "p.id, p.name, p.kind, p.source, p.columns, p.labels, p.identity, p.partition_by, p.filter"
+#define FOLLOWED_COLUMNS "p.id, p.name, p.kind, p.source, p.columns, p.labels, p.identity, p.partition_by," \
+	" p.filter, p.on_truncate = 'error'"
 
+/*
+ * A column's new name is that of the tables below as well, and of the tables
+ * of a type whose attribute it is.
+ */
 static const char altered_sql[] =
-"SELECT " FOLLOWED_COLUMNS ", c.objsubid"
-"  FROM pg_event_trigger_ddl_commands() c JOIN outbox._publication p ON p.source = c.objid"
-" WHERE c.classid = 'pg_class'::regclass";
+"WITH RECURSIVE altered (relid, attname) AS ("
+"  SELECT c.objid, a.attname"
+"    FROM pg_event_trigger_ddl_commands() c"
+"         LEFT JOIN pg_attribute a ON a.attrelid = c.objid AND a.attnum = c.objsubid AND c.objsubid > 0"
+"   WHERE c.classid = 'pg_class'::regclass"
+"  UNION"
+"  SELECT below.relid, altered.attname"
+"    FROM altered CROSS JOIN LATERAL ("
+"           SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = altered.relid"
+"           UNION ALL"
+"           SELECT t.oid FROM pg_class y JOIN pg_class t ON t.reloftype = y.reltype"
+"            WHERE y.oid = altered.relid AND y.relkind = 'c') AS below (relid))"
+" SELECT " FOLLOWED_COLUMNS ", coalesce(a.attnum, 0)::integer"
+"  FROM altered JOIN outbox._publication p ON p.source = altered.relid"
+"       LEFT JOIN pg_attribute a ON a.attrelid = altered.relid AND a.attname = altered.attname";
 
 static const char partitioned_sql[] =
 "SELECT DISTINCT p.source"
@@ -78,11 +99,18 @@ static const char forget_sql[] =
 " WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND p.source = d.objid";
 
 static const char trigger_sql[] =
-"SELECT p.name, d.address_names[3]"
-"  FROM pg_event_trigger_dropped_objects() d JOIN outbox._publication p"
-"       ON p.source = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))"
-" WHERE d.object_type = 'trigger'"
-"   AND d.address_names[3] = CASE p.kind WHEN 'table' THEN 'outbox_capture' ELSE 'outbox_adopted' END";
+"SELECT " FOLLOWED_COLUMNS ", 0"
+"  FROM outbox._publication p"
+" WHERE p.source IN (SELECT to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))"
+"                      FROM pg_event_trigger_dropped_objects() d WHERE d.object_type = 'trigger')";
+
+/* Those whose filter may use something that was dropped. */
+static const char filter_sql[] =
+"SELECT " FOLLOWED_COLUMNS ", 0"
+"  FROM outbox._publication p"
+" WHERE EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d"
+"               WHERE d.object_type IN ('function', 'type', 'operator', 'collation')"
+"                 AND strpos(p.filter, d.address_names[array_upper(d.address_names, 1)]) > 0)";
 
 static const char all_sql[] =
 "SELECT " FOLLOWED_COLUMNS ", 0 FROM outbox._publication p"
@@ -134,7 +162,8 @@ read_followed(const char *sql)
 		pub->identity = list_value(tup, desc, 7);
 		pub->partition_by = list_value(tup, desc, 8);
 		pub->filter = SPI_getvalue(tup, desc, 9);
-		pub->renamed = (AttrNumber) DatumGetInt32(SPI_getbinval(tup, desc, 10, &isnull));
+		pub->refuse_truncate = DatumGetBool(SPI_getbinval(tup, desc, 10, &isnull));
+		pub->renamed = (AttrNumber) DatumGetInt32(SPI_getbinval(tup, desc, 11, &isnull));
 		list = lappend(list, pub);
 	}
 	return list;
@@ -330,31 +359,77 @@ check_needs(Followed *pub)
 	relation_close(rel, NoLock);
 }
 
+/*
+ * A trigger of the table was dropped, whatever it was called: is one of ours
+ * missing now?
+ */
 static void
-check_triggers(void)
+check_trigger(Followed *pub)
 {
-	query(trigger_sql);
-	if (SPI_processed > 0)
-	{
-		char	   *name = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-		char	   *trigger = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+	Relation	rel = relation_open(pub->source, NoLock);
+	const char *detail = NULL;
 
+	if (!outbox_source_is_captured(rel, pub->kind))
+		detail = "It captures the changes of the table.";
+	else if (strcmp(pub->kind, PUBLICATION_TABLE) == 0 && pub->refuse_truncate &&
+			 !outbox_source_is_guarded(rel))
+		detail = "It refuses TRUNCATE, which makes no events.";
+	if (detail != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-				 errmsg("cannot drop trigger \"%s\" because publication \"%s\" needs it",
-						trigger, name),
-				 errdetail("It captures the changes of the table."),
+				 errmsg("cannot drop a trigger of table \"%s\" because publication \"%s\" needs it",
+						RelationGetRelationName(rel), pub->name),
+				 errdetail_internal("%s", detail),
 				 errhint("Call outbox.unpublish(%s), which drops it.",
-						 quote_literal_cstr(name))));
+						 quote_literal_cstr(pub->name))));
+	relation_close(rel, NoLock);
+}
+
+/*
+ * Reading the filter says what it lacks now.
+ */
+static void
+check_filter_needs(Followed *pub)
+{
+	Relation	rel = relation_open(pub->source, AccessShareLock);
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		check_filter(pub, rel);
 	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot drop what the filter of publication \"%s\" uses", pub->name),
+				 errdetail("Without it: %s.", edata->message),
+				 errhint("Call outbox.publish with another filter, or outbox.unpublish(%s), first.",
+						 quote_literal_cstr(pub->name))));
+	}
+	PG_END_TRY();
+	relation_close(rel, NoLock);
+}
+
+static void
+check_each(const char *sql, void (*check) (Followed *pub))
+{
+	List	   *pubs = read_followed(sql);
+	ListCell   *lc;
+
+	foreach(lc, pubs)
+		check(lfirst(lc));
 }
 
 Datum
 outbox_objects_dropped(PG_FUNCTION_ARGS)
 {
 	OutboxOwnerScope scope;
-	List	   *pubs;
-	ListCell   *lc;
 
 	check_called(fcinfo);
 	SPI_connect();
@@ -362,10 +437,9 @@ outbox_objects_dropped(PG_FUNCTION_ARGS)
 	query(forget_sql);
 	if (outbox_capture_enabled())
 	{
-		check_triggers();
-		pubs = read_followed(all_sql);
-		foreach(lc, pubs)
-			check_needs(lfirst(lc));
+		check_each(trigger_sql, check_trigger);
+		check_each(all_sql, check_needs);
+		check_each(filter_sql, check_filter_needs);
 	}
 	outbox_owner_leave(&scope);
 	SPI_finish();

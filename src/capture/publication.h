@@ -99,6 +99,9 @@ extern bool outbox_list_has(List *list, const char *name);
 /* Does the relation have the trigger that captures rows of this kind? */
 extern bool outbox_source_is_captured(Relation rel, const char *kind);
 
+/* Does it have the one that refuses TRUNCATE? */
+extern bool outbox_source_is_guarded(Relation rel);
+
 /* Create what is missing; needs ShareRowExclusiveLock on the table. */
 extern void outbox_source_create_triggers(Oid relid, const char *kind);
 extern void outbox_source_drop_triggers(Oid relid, const char *kind);

@@ -79,6 +79,22 @@ captured_invalidate(Datum arg, Oid relid)
 }
 
 /*
+ * A function or a type is another one: filters may use it.
+ */
+static void
+filter_invalidate(Datum arg, int cacheid, uint32 hashvalue)
+{
+	HASH_SEQ_STATUS seq;
+	CapturedRelation *entry;
+
+	hash_seq_init(&seq, captured);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+		for (int i = 0; entry->valid && i < entry->npubs; i++)
+			if (entry->pubs[i].filter_text != NULL)
+				entry->valid = false;
+}
+
+/*
  * A schema has another name: so have the tables that plans look at.
  */
 static void
@@ -358,6 +374,8 @@ outbox_captured_relation(Relation rel)
 							   HASH_ELEM | HASH_BLOBS);
 		CacheRegisterRelcacheCallback(captured_invalidate, (Datum) 0);
 		CacheRegisterSyscacheCallback(NAMESPACEOID, schema_invalidate, (Datum) 0);
+		CacheRegisterSyscacheCallback(PROCOID, filter_invalidate, (Datum) 0);
+		CacheRegisterSyscacheCallback(TYPEOID, filter_invalidate, (Datum) 0);
 	}
 
 	entry = hash_search(captured, &relid, HASH_ENTER, &found);
@@ -394,23 +412,26 @@ probe_prepare(CapturedPublication *pub, Relation rel)
 	Oid			argtypes[INDEX_MAX_KEYS];
 	SPIPlanPtr	plan;
 
+	StringInfoData where;
+
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT FROM %s AS r WHERE ",
-					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(pub->root)),
-												get_rel_name(pub->root)));
+	initStringInfo(&where);
 	for (int i = 0; i < pub->identity.ncols; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel),
 											  pub->identity.cols[i].attnum - 1);
 		TypeCacheEntry *type = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR);
+		char	   *column = psprintf("r.%s", quote_identifier(NameStr(att->attname)));
 
-		if (i > 0)
-			appendStringInfoString(&sql, " AND ");
+		appendStringInfo(&sql, "%s%s", i > 0 ? ", " : "SELECT ", column);
+		appendStringInfoString(&where, i > 0 ? " AND " : " WHERE ");
 		argtypes[i] = att->atttypid;
-		generate_operator_clause(&sql, psprintf("r.%s", quote_identifier(NameStr(att->attname))),
-								 att->atttypid, type->eq_opr,
+		generate_operator_clause(&where, column, att->atttypid, type->eq_opr,
 								 psprintf("$%d", i + 1), att->atttypid);
 	}
+	appendStringInfo(&sql, " FROM %s AS r%s",
+					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(pub->root)),
+												get_rel_name(pub->root)), where.data);
 	if (pub->filter_text != NULL)
 		appendStringInfo(&sql, " AND (%s)", pub->filter_text);
 
@@ -419,8 +440,46 @@ probe_prepare(CapturedPublication *pub, Relation rel)
 	return plan;
 }
 
+static Oid
+table_owner(Oid relid)
+{
+	HeapTuple	tup = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tup))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tup))->relowner;
+	ReleaseSysCache(tup);
+	return owner;
+}
+
 /*
- * Runs with the rights of the table's owner, as a foreign key's check does.
+ * Equal keys may be written differently, as numeric 1.0 and 1.00: on the wire
+ * these are two.
+ */
+static bool
+same_key_text(CapturedPublication *pub, const Datum *key, HeapTuple found, TupleDesc desc)
+{
+	for (int i = 0; i < pub->identity.ncols; i++)
+	{
+		OutboxEncoder *enc = &pub->identity.cols[i].enc;
+		StringInfoData a;
+		StringInfoData b;
+		bool		isnull;
+
+		initStringInfo(&a);
+		initStringInfo(&b);
+		outbox_encode_text(&a, enc, key[i]);
+		outbox_encode_text(&b, enc, SPI_getbinval(found, desc, i + 1, &isnull));
+		if (strcmp(a.data, b.data) != 0)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Runs with the rights of the published table's owner, as a foreign key's
+ * check does; a partition may be somebody else's.
  */
 bool
 outbox_capture_probe(CapturedPublication *pub, Relation rel, TupleTableSlot *slot)
@@ -428,7 +487,7 @@ outbox_capture_probe(CapturedPublication *pub, Relation rel, TupleTableSlot *slo
 	Datum		args[INDEX_MAX_KEYS];
 	Oid			save_userid;
 	int			save_context;
-	bool		found;
+	bool		found = false;
 
 	for (int i = 0; i < pub->identity.ncols; i++)
 	{
@@ -440,7 +499,7 @@ outbox_capture_probe(CapturedPublication *pub, Relation rel, TupleTableSlot *slo
 	}
 
 	GetUserIdAndSecContext(&save_userid, &save_context);
-	SetUserIdAndSecContext(rel->rd_rel->relowner,
+	SetUserIdAndSecContext(table_owner(pub->root),
 						   save_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION | SECURITY_NOFORCE_RLS);
 	SPI_connect();
@@ -448,7 +507,8 @@ outbox_capture_probe(CapturedPublication *pub, Relation rel, TupleTableSlot *slo
 		pub->probe_plan = probe_prepare(pub, rel);
 	if (SPI_execute_plan(pub->probe_plan, args, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for a row of \"%s\"", RelationGetRelationName(rel));
-	found = SPI_processed > 0;
+	if (SPI_processed > 0)
+		found = same_key_text(pub, args, SPI_tuptable->vals[0], SPI_tuptable->tupdesc);
 	SPI_finish();
 	SetUserIdAndSecContext(save_userid, save_context);
 	return found;

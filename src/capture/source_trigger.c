@@ -48,22 +48,37 @@ trigger_function_oid(const char *name)
 						  0, NULL, false);
 }
 
-static bool
-has_trigger(Relation rel, const char *function)
+/*
+ * The trigger that calls the function, whatever it is called; NULL: none.
+ */
+static const char *
+find_trigger(Relation rel, const char *function)
 {
 	Oid			funcid = trigger_function_oid(function);
 	TriggerDesc *desc = rel->trigdesc;
 
 	for (int i = 0; desc != NULL && i < desc->numtriggers; i++)
 		if (desc->triggers[i].tgfoid == funcid)
-			return true;
-	return false;
+			return desc->triggers[i].tgname;
+	return NULL;
+}
+
+static bool
+has_trigger(Relation rel, const char *function)
+{
+	return find_trigger(rel, function) != NULL;
 }
 
 bool
 outbox_source_is_captured(Relation rel, const char *kind)
 {
 	return has_trigger(rel, capture_function(kind));
+}
+
+bool
+outbox_source_is_guarded(Relation rel)
+{
+	return has_trigger(rel, TRUNCATE_FUNCTION);
 }
 
 static bool
@@ -153,13 +168,14 @@ outbox_source_create_triggers(Oid relid, const char *kind)
 
 /*
  * With the rights of the extension's owner: partitions may be somebody else's.
- * A table whose changes are not captured has nothing to guard, yet: while a dump
+ * Only those that lack the trigger are locked, by CREATE TRIGGER, until the
+ * transaction ends.  A table whose changes are not captured has nothing to guard, yet: while a dump
  * is restored publications come before triggers, and both are in the dump.
  */
 void
 outbox_source_guard_partitions(Oid relid)
 {
-	List	   *oids = find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
+	List	   *oids = find_all_inheritors(relid, AccessShareLock, NULL);
 	OutboxOwnerScope scope;
 	ListCell   *lc;
 
@@ -174,6 +190,18 @@ outbox_source_guard_partitions(Oid relid)
 	outbox_owner_leave(&scope);
 }
 
+static void
+drop_trigger(Oid relid, const char *function)
+{
+	Relation	rel = relation_open(relid, NoLock);
+	const char *name = find_trigger(rel, function);
+
+	name = name ? quote_identifier(pstrdup(name)) : NULL;
+	relation_close(rel, NoLock);
+	if (name != NULL)
+		run_utility(psprintf("DROP TRIGGER %s ON %s", name, qualified_name(relid)));
+}
+
 void
 outbox_source_drop_triggers(Oid relid, const char *kind)
 {
@@ -181,16 +209,12 @@ outbox_source_drop_triggers(Oid relid, const char *kind)
 	OutboxOwnerScope scope;
 	ListCell   *lc;
 
-	if (table_has_trigger(relid, capture_function(kind)))
-		run_utility(psprintf("DROP TRIGGER IF EXISTS %s ON %s",
-							 capture_trigger(kind), qualified_name(relid)));
+	drop_trigger(relid, capture_function(kind));
 	if (strcmp(kind, PUBLICATION_TABLE) != 0)
 		return;
 
 	outbox_owner_enter(&scope);
 	foreach(lc, oids)
-		if (table_has_trigger(lfirst_oid(lc), TRUNCATE_FUNCTION))
-		run_utility(psprintf("DROP TRIGGER IF EXISTS " TRUNCATE_TRIGGER " ON %s",
-							 qualified_name(lfirst_oid(lc))));
+		drop_trigger(lfirst_oid(lc), TRUNCATE_FUNCTION);
 	outbox_owner_leave(&scope);
 }

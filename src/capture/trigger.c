@@ -34,6 +34,7 @@
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -219,15 +220,34 @@ record_event(CapturedPublication *pub, Relation rel, OutboxOp op, TupleTableSlot
 /* ---------------- what happened to the row ---------------- */
 
 /*
+ * The head of the slot's row version.  Others may lock the row meanwhile,
+ * which changes it in several steps: hence the buffer's lock.
+ */
+static HeapTupleHeaderData
+row_head(TupleTableSlot *slot)
+{
+	HeapTuple	tup = ExecFetchSlotHeapTuple(slot, false, NULL);
+	Buffer		buf = ((BufferHeapTupleTableSlot *) slot)->buffer;
+	HeapTupleHeaderData head;
+
+	if (BufferIsValid(buf))
+		LockBuffer(buf, BUFFER_LOCK_SHARE);
+	memcpy(&head, tup->t_data, SizeofHeapTupleHeader);
+	if (BufferIsValid(buf))
+		LockBuffer(buf, BUFFER_LOCK_UNLOCK);
+	return head;
+}
+
+/*
  * Has this transaction replaced or deleted the row version?
  */
 static bool
-is_superseded(HeapTupleHeader tuple)
+is_superseded(HeapTupleHeader head)
 {
-	if ((tuple->t_infomask & HEAP_XMAX_INVALID) ||
-		HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_infomask))
+	if ((head->t_infomask & HEAP_XMAX_INVALID) ||
+		HEAP_XMAX_IS_LOCKED_ONLY(head->t_infomask))
 		return false;
-	return TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(tuple));
+	return TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(head));
 }
 
 /*
@@ -240,14 +260,13 @@ follow_row(Relation rel, TupleTableSlot *slot)
 {
 	while (TTS_IS_BUFFERTUPLE(slot))
 	{
-		HeapTuple	tup = ExecFetchSlotHeapTuple(slot, false, NULL);
-		ItemPointerData next;
+		HeapTupleHeaderData head = row_head(slot);
+		ItemPointerData next = head.t_ctid;
 
-		if (!is_superseded(tup->t_data))
+		if (!is_superseded(&head))
 			return true;
-		next = tup->t_data->t_ctid;
-		if (HeapTupleHeaderIndicatesMovedPartitions(tup->t_data) ||
-			ItemPointerEquals(&next, &tup->t_self))
+		if (HeapTupleHeaderIndicatesMovedPartitions(&head) ||
+			ItemPointerEquals(&next, &slot->tts_tid))
 			return false;
 		if (!table_tuple_fetch_row_version(rel, &next, SnapshotAny, slot))
 			return false;
@@ -261,14 +280,14 @@ follow_row(Relation rel, TupleTableSlot *slot)
 static bool
 commands_since_delete(TupleTableSlot *slot)
 {
-	HeapTuple	tup;
+	HeapTupleHeaderData head;
 
 	if (!TTS_IS_BUFFERTUPLE(slot))
 		return true;
-	tup = ExecFetchSlotHeapTuple(slot, false, NULL);
-	if (!is_superseded(tup->t_data))
+	head = row_head(slot);
+	if (!is_superseded(&head))
 		return true;
-	return HeapTupleHeaderGetCmax(tup->t_data) != GetCurrentCommandId(false);
+	return HeapTupleHeaderGetCmax(&head) != GetCurrentCommandId(false);
 }
 
 static bool
