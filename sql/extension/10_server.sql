@@ -23,7 +23,7 @@ CREATE FUNCTION outbox.server_check(
 	OUT controller integer,
 	OUT detail text)
 AS 'MODULE_PATHNAME', 'outbox_server_check'
-LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION outbox.server_check(text) IS
 'Connects to a Kafka server as the workers do and says what is there: whether a broker answered, how many brokers there are, the list "id=host:port, ...", the cluster''s id, the broker that is its controller, or, if none answered, the reason. Waits at most pg_outbox.connect_timeout (milliseconds, default 5000) and can be cancelled. Needs USAGE on the server. Raises undefined_object (42704), wrong_object_type (42809), insufficient_privilege (42501), fdw_error (HV000).';

@@ -33,7 +33,7 @@ COMMENT ON FUNCTION outbox.resume(text) IS
 REVOKE ALL ON FUNCTION outbox.resume(text) FROM PUBLIC;
 
 CREATE FUNCTION outbox.wait_until_running(timeout interval DEFAULT '30 s') RETURNS boolean
-LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_wait_until_running';
+LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_wait_until_running';
 COMMENT ON FUNCTION outbox.wait_until_running(interval) IS
 'Wait until every worker that this database needs runs; one that is paused is not needed. True, or raises object_not_in_prerequisite_state with the reason in its detail: after the timeout, at once if a worker cannot run before somebody acts, and in a transaction whose own changes the workers cannot see yet.';
 REVOKE ALL ON FUNCTION outbox.wait_until_running(interval) FROM PUBLIC;

@@ -73,7 +73,7 @@ CREATE FUNCTION outbox.publish(source regclass, topic text DEFAULT NULL, name te
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_publish';
 COMMENT ON FUNCTION outbox.publish(regclass, text, text, text[], text, text[], text, text, jsonb, text, text, text, text, boolean, text[]) IS
-'publishes every committed change of a table, and by default the rows it has now, to a topic; returns the publication''s name. Calling it again makes the publication what the call says. topic: default pg_outbox.default_topic; name: default the table''s, with its schema unless that is public; columns: published ones, "name" or "name AS other", default all; mode: full (the row) or key (its identity only); partition_by: columns of the message key, default the identity; filter: boolean expression over the row''s columns, a row that leaves it is deleted, one that enters it created; event_type: header type; headers: fixed ones, an object; initial: copy or none; server: default pg_outbox.default_server; identity: name of a unique index, default the primary key; on_truncate: error or ignore; skip_unchanged: no event if no published column changed; with_headers: of source, txid; default pg_outbox.default_with_headers. Needs the table''s ownership and USAGE on the server; waits for transactions that are writing to the table (lock_timeout applies) at first, and when server, topic, mode, columns, identity or filter change. Errors: 42501, 42704, 42809, 42703, 55000, 22023, 42602, 0A000, 42P17, 42P20, 42803';
+'publishes every committed change of a table, and by default the rows it has now, to a topic; returns the publication''s name. Calling it again makes the publication what the call says. topic: default pg_outbox.default_topic; name: default the table''s, with its schema unless that is public; columns: published ones, "name" or "name AS other", default all; mode: full (the row) or key (its identity only); partition_by: columns of the message key, default the identity; filter: boolean expression over the row''s columns, a row that leaves it is deleted, one that enters it created; event_type: header type; headers: fixed ones, an object; initial: copy or none; server: default pg_outbox.default_server; identity: name of a unique index, default the primary key; on_truncate: error or ignore; skip_unchanged: no event if no published column changed; with_headers: of source, txid; default pg_outbox.default_with_headers. Needs the table''s ownership and USAGE on the server; waits for transactions that are writing to the table (lock_timeout applies) at first, and when server, topic, mode, columns, identity or filter change. Errors: 22004, 42501, 42704, 42809, 42703, 55000, 22023, 42602, 0A000, 42P17, 42P20, 42803';
 
 CREATE FUNCTION outbox.adopt(source regclass, topic text DEFAULT 'outbox.event.{aggregatetype}',
 							 name text DEFAULT NULL, columns text[] DEFAULT NULL,
@@ -82,7 +82,7 @@ CREATE FUNCTION outbox.adopt(source regclass, topic text DEFAULT 'outbox.event.{
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_adopt';
 COMMENT ON FUNCTION outbox.adopt(regclass, text, text, text[], text[], text) IS
-'publishes an outbox table as it is: each inserted row is an event, with the topic, key, value and header id that Debezium''s outbox event router makes of it; returns the publication''s name. Rows that are there already are not published; a row may be deleted at once, also in the same transaction; updates make no event and a warning. topic: {aggregatetype} is replaced by the row''s, {database}, {schema}, {table} once; name: default the table''s; columns: where id, aggregatetype, aggregateid and payload have other names, "event_id AS id"; headers: columns that are sent as headers as well, "type" or "type AS eventType"; server: default pg_outbox.default_server. Calling it again makes the publication what the call says. Needs the table''s ownership and USAGE on the server. Errors: 42501, 42703, 42704, 42809, 42710, 22023, 42602; on INSERT 23502, 42602, 42501 for a topic';
+'publishes an outbox table as it is: each inserted row is an event, with the topic, key, value and header id that Debezium''s outbox event router makes of it; returns the publication''s name. Rows that are there already are not published; a row may be deleted at once, also in the same transaction; updates make no event and a warning. topic: {aggregatetype} is replaced by the row''s, {database}, {schema}, {table} once; name: default the table''s; columns: where id, aggregatetype, aggregateid and payload have other names, "event_id AS id"; headers: columns that are sent as headers as well, "type" or "type AS eventType"; server: default pg_outbox.default_server. Calling it again makes the publication what the call says. Needs the table''s ownership and USAGE on the server. Errors: 22004, 42501, 42703, 42704, 42809, 42710, 22023, 42602; on INSERT 23502, 42602, 42501 for a topic';
 
 CREATE FUNCTION outbox.unpublish(name text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -176,11 +176,11 @@ REVOKE ALL ON FUNCTION outbox.emit(text, text, text, text, jsonb, text),
 	outbox.emit(text, text, bytea, text, jsonb, text) FROM PUBLIC;
 
 CREATE FUNCTION outbox.copy(publication text) RETURNS void
-	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_copy';
 COMMENT ON FUNCTION outbox.copy(text) IS 'has the relay publish every present row of a published table again, in chunks by key while writers write; begins anew if a copy is under way; see view copies. The events have op r; where a row was being changed when it was read, header version says an older version than id, so that the change wins. Needs the table''s ownership. Errors: 42704 if there is no such publication of a table, 42501';
 CREATE FUNCTION outbox.cancel_copy(publication text) RETURNS boolean
-	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_cancel_copy';
 COMMENT ON FUNCTION outbox.cancel_copy(text) IS 'ends a copy that is under way; false if there is none. What was copied so far stays published. Needs the table''s ownership. Errors: 42704, 42501';
 

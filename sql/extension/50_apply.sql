@@ -42,10 +42,10 @@ COMMENT ON FUNCTION outbox.apply_batch(regclass, text[], text[], jsonb[]) IS
 
 CREATE FUNCTION outbox.first_time(consumer text, source text, event_id text)
 	RETURNS boolean
-	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_first_time';
 COMMENT ON FUNCTION outbox.first_time(text, text, text) IS
-'inbox test for a consumer''s own handler: true if the consumer has not seen the event of that source before, and remembers it in the current transaction; waits for another transaction that is about to remember the same. Each text may have 512 bytes. Forgotten after pg_outbox.inbox_retention';
+'inbox test for a consumer''s own handler: true if the consumer has not seen the event of that source before, and remembers it in the current transaction; waits for another transaction that is about to remember the same. Each text may have 512 bytes; null raises null_value_not_allowed (22004). Forgotten after pg_outbox.inbox_retention';
 
 REVOKE ALL ON FUNCTION outbox.apply(regclass, text, text, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.apply_batch(regclass, text[], text[], jsonb[]) FROM PUBLIC;

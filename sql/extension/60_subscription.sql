@@ -88,7 +88,7 @@ COMMENT ON FUNCTION outbox.handle(regprocedure, text, text, text, text, text, te
 'call a function for each event of a topic, in one transaction with the event''s offset and its entry in the inbox, and return the subscription''s name. The function takes one outbox.event; what it returns is ignored; it runs with its owner''s rights, for at most pg_outbox.handler_timeout. An event that fails is set aside, and later events with the same key wait for it. Parameters as of outbox.replicate(); the default of name is the function''s';
 
 CREATE FUNCTION outbox.unsubscribe(name text) RETURNS void
-	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_unsubscribe';
 COMMENT ON FUNCTION outbox.unsubscribe(text) IS 'end a subscription and forget its offsets; the target stays as it is, and so do its dead letters';
 
@@ -99,12 +99,12 @@ COMMENT ON FUNCTION outbox.seek(text, text, int) IS
 'go on reading elsewhere: start as of outbox.replicate(), or the decimal number of an offset if a partition is named. Runs the subscription if it had stopped. A replica ignores what it has seen already';
 
 CREATE FUNCTION outbox.pause_subscription(name text) RETURNS void
-	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_pause_subscription';
 COMMENT ON FUNCTION outbox.pause_subscription(text) IS 'stop consuming for one subscription until outbox.resume_subscription()';
 
 CREATE FUNCTION outbox.resume_subscription(name text) RETURNS void
-	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_resume_subscription';
 COMMENT ON FUNCTION outbox.resume_subscription(text) IS 'go on with a subscription that was paused, or that stopped and whose reason is gone, where it stood';
 

@@ -44,12 +44,12 @@ COMMENT ON VIEW outbox.dead_letters IS
 'events that were set aside, with key and value as they came and the error. direction: in (a subscription could not apply it) or out (the broker will not take it); name: of the subscription or publication; headers: pairs, bytes that are no ASCII escaped; state: parked = waits for another event and is tried again by itself, dead = waits for a person, retry = is about to be tried again, done = went through since, discarded = given up. See outbox.redrive(), edit() and discard()';
 
 CREATE FUNCTION outbox.redrive(letter bigint) RETURNS void
-	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_redrive';
 COMMENT ON FUNCTION outbox.redrive(bigint) IS 'try a dead or parked letter again; what becomes of it shows in outbox.dead_letters. A replica ignores it if something newer is known of the key. An outgoing one is recorded in the event log again, with the headers it had, and is done by that; if the broker refuses it again that makes another letter';
 
 CREATE FUNCTION outbox.redrive_all(name text) RETURNS bigint
-	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_redrive_all';
 COMMENT ON FUNCTION outbox.redrive_all(text) IS 'try all dead and parked letters of a subscription, or of a topic that events could not be sent to, again, and return how many there are';
 
@@ -59,7 +59,7 @@ CREATE FUNCTION outbox.edit(letter bigint, value text, key text DEFAULT NULL, he
 COMMENT ON FUNCTION outbox.edit(bigint, text, text, jsonb) IS 'mend a dead or parked letter: value replaces the value (null: Kafka''s null), key and headers (an object of texts) replace theirs unless null. It is not tried again before outbox.redrive()';
 
 CREATE FUNCTION outbox.discard(letter bigint, reason text) RETURNS void
-	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_discard';
 COMMENT ON FUNCTION outbox.discard(bigint, text) IS 'give a dead or parked letter up, for a reason that is kept; events that waited for it go on';
 

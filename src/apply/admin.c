@@ -37,6 +37,7 @@
 #include "apply/start.h"
 #include "apply/subscription.h"
 #include "apply/target.h"
+#include "common/argument.h"
 #include "kafka/kafka.h"
 #include "worker/worker.h"
 
@@ -65,21 +66,7 @@ typedef struct Wanted
 
 /* ---------------- arguments ---------------- */
 
-static char *
-optional_text(FunctionCallInfo fcinfo, int argno)
-{
-	return PG_ARGISNULL(argno) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(argno));
-}
-
-static char *
-required_text(FunctionCallInfo fcinfo, int argno, const char *name)
-{
-	if (PG_ARGISNULL(argno))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
-	return text_to_cstring(PG_GETARG_TEXT_PP(argno));
-}
+#define LEAVE_OUT "Leave the argument out for its default."
 
 static void
 require_one_of(const char *name, const char *value, const char *a, const char *b, const char *c)
@@ -396,21 +383,18 @@ outbox_replicate(PG_FUNCTION_ARGS)
 	OutboxTargetOptions options;
 
 	memset(&wanted, 0, sizeof(wanted));
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("target must not be null")));
+	outbox_argument_require(fcinfo, 0, "target", "Pass the table that is to be the replica.");
 	wanted.target = PG_GETARG_OID(0);
-	wanted.topic = required_text(fcinfo, 1, "topic");
+	wanted.topic = outbox_argument_text(fcinfo, 1, "topic", "Pass the topic to read.");
 	check_target_owner(wanted.target);
-	wanted.name = PG_ARGISNULL(2) ? get_rel_name(wanted.target) : optional_text(fcinfo, 2);
+	wanted.name = PG_ARGISNULL(2) ? get_rel_name(wanted.target) : outbox_argument_text_or_null(fcinfo, 2);
 	wanted.key = PG_ARGISNULL(3) ? (Datum) 0 : PG_GETARG_DATUM(3);
-	wanted.version_column = optional_text(fcinfo, 4);
-	wanted.start = required_text(fcinfo, 5, "start");
+	wanted.version_column = outbox_argument_text_or_null(fcinfo, 4);
+	wanted.start = outbox_argument_text(fcinfo, 5, "start", LEAVE_OUT);
 	wanted.columns = PG_ARGISNULL(6) ? (Datum) 0 : PG_GETARG_DATUM(6);
-	wanted.on_error = required_text(fcinfo, 7, "on_error");
-	wanted.on_data_loss = required_text(fcinfo, 8, "on_data_loss");
-	wanted.server = optional_text(fcinfo, 9);
+	wanted.on_error = outbox_argument_text(fcinfo, 7, "on_error", LEAVE_OUT);
+	wanted.on_data_loss = outbox_argument_text(fcinfo, 8, "on_data_loss", LEAVE_OUT);
+	wanted.server = outbox_argument_text_or_null(fcinfo, 9);
 	common_arguments(&wanted);
 
 	options.keys = array_names(wanted.key);
@@ -504,18 +488,15 @@ outbox_handle(PG_FUNCTION_ARGS)
 	Oid			funcid;
 
 	memset(&wanted, 0, sizeof(wanted));
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("handler must not be null")));
+	outbox_argument_require(fcinfo, 0, "handler", "Pass a function that takes one outbox.event.");
 	funcid = PG_GETARG_OID(0);
-	wanted.topic = required_text(fcinfo, 1, "topic");
+	wanted.topic = outbox_argument_text(fcinfo, 1, "topic", "Pass the topic to read.");
 	wanted.handler = handler_name(funcid);
-	wanted.name = PG_ARGISNULL(2) ? get_func_name(funcid) : optional_text(fcinfo, 2);
-	wanted.start = required_text(fcinfo, 3, "start");
-	wanted.on_error = required_text(fcinfo, 4, "on_error");
-	wanted.on_data_loss = required_text(fcinfo, 5, "on_data_loss");
-	wanted.server = optional_text(fcinfo, 6);
+	wanted.name = PG_ARGISNULL(2) ? get_func_name(funcid) : outbox_argument_text_or_null(fcinfo, 2);
+	wanted.start = outbox_argument_text(fcinfo, 3, "start", LEAVE_OUT);
+	wanted.on_error = outbox_argument_text(fcinfo, 4, "on_error", LEAVE_OUT);
+	wanted.on_data_loss = outbox_argument_text(fcinfo, 5, "on_data_loss", LEAVE_OUT);
+	wanted.server = outbox_argument_text_or_null(fcinfo, 6);
 	common_arguments(&wanted);
 	store_subscription(&wanted);
 	PG_RETURN_TEXT_P(cstring_to_text(wanted.name));
@@ -527,7 +508,8 @@ outbox_handle(PG_FUNCTION_ARGS)
 static char *
 managed_name(FunctionCallInfo fcinfo)
 {
-	char	   *name = required_text(fcinfo, 0, "name");
+	char	   *name = outbox_argument_text(fcinfo, 0, "name",
+											"Pass the name of a subscription in outbox.subscriptions.");
 
 	outbox_subscription_require_manager(name);
 	return name;
@@ -633,7 +615,8 @@ outbox_seek(PG_FUNCTION_ARGS)
 	static const char sql[] =
 	"UPDATE outbox._subscription SET " RUN_AGAIN " WHERE name = $1";
 	char	   *name = managed_name(fcinfo);
-	char	   *start = required_text(fcinfo, 1, "start");
+	char	   *start = outbox_argument_text(fcinfo, 1, "start",
+											 "Pass \"earliest\", \"latest\", a time or an offset.");
 	OutboxOwnerScope scope;
 
 	outbox_statement_begin(&scope);

@@ -24,6 +24,7 @@
 
 #include "apply/inbox.h"
 #include "apply/replica.h"
+#include "common/argument.h"
 #include "common/catalog.h"
 
 /* In the order of OutboxApplyResult. */
@@ -49,12 +50,9 @@ result_oids(Oid typid, Oid *oids)
 }
 
 static void
-require_target(bool isnull)
+require_target(FunctionCallInfo fcinfo)
 {
-	if (isnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("target must not be null")));
+	outbox_argument_require(fcinfo, 0, "target", "Pass the replica that the event is for.");
 }
 
 static void
@@ -74,7 +72,7 @@ outbox_apply(PG_FUNCTION_ARGS)
 	OutboxApplyResult result;
 	Oid			oids[OUTBOX_APPLY_RESULTS];
 
-	require_target(PG_ARGISNULL(0));
+	require_target(fcinfo);
 	memset(&ev, 0, sizeof(ev));
 	if (!PG_ARGISNULL(1))
 		set_text(PG_GETARG_TEXT_PP(1), &ev.key, &ev.key_len);
@@ -170,7 +168,9 @@ outbox_apply_batch(PG_FUNCTION_ARGS)
 	Oid			oids[OUTBOX_APPLY_RESULTS];
 	int			n;
 
-	require_target(PG_ARGISNULL(0));
+	require_target(fcinfo);
+	if (PG_ARGISNULL(1))
+		outbox_argument_require(fcinfo, 2, "payloads", "Without keys the payloads say how many events there are.");
 	get_event_array(fcinfo, 1, TEXTOID, &keys);
 	get_event_array(fcinfo, 2, TEXTOID, &payloads);
 	get_event_array(fcinfo, 3, JSONBOID, &headers);
@@ -199,7 +199,12 @@ outbox_apply_batch(PG_FUNCTION_ARGS)
 Datum
 outbox_first_time(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(outbox_inbox_first_time(text_to_cstring(PG_GETARG_TEXT_PP(0)),
-										   text_to_cstring(PG_GETARG_TEXT_PP(1)),
-										   text_to_cstring(PG_GETARG_TEXT_PP(2))));
+	char	   *consumer = outbox_argument_text(fcinfo, 0, "consumer",
+												"Pass a name that tells this handler from others.");
+	char	   *source = outbox_argument_text(fcinfo, 1, "source",
+											  "Pass where the event is from, its topic for example.");
+	char	   *event_id = outbox_argument_text(fcinfo, 2, "event_id",
+												"An event without an id cannot be told from others: pass topic, partition and offset in its place.");
+
+	PG_RETURN_BOOL(outbox_inbox_first_time(consumer, source, event_id));
 }

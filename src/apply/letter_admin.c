@@ -27,6 +27,7 @@
 
 #include "apply/statement.h"
 #include "apply/subscription.h"
+#include "common/argument.h"
 #include "log/event.h"
 #include "log/log.h"
 #include "log/stamp.h"
@@ -78,6 +79,13 @@ require_letter_manager(int64 id)
 				(errcode(found ? ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE : ERRCODE_UNDEFINED_OBJECT),
 				 found ? errmsg("dead letter " INT64_FORMAT " is settled already", id) :
 				 errmsg("dead letter " INT64_FORMAT " does not exist", id)));
+}
+
+static int64
+letter_argument(FunctionCallInfo fcinfo)
+{
+	outbox_argument_require(fcinfo, 0, "letter", "Pass an id of outbox.dead_letters.");
+	return PG_GETARG_INT64(0);
 }
 
 static uint64
@@ -206,7 +214,7 @@ outbox_redrive(PG_FUNCTION_ARGS)
 	static const char sql[] =
 	"UPDATE outbox._dead_letter SET state = 'retry', next_attempt_at = pg_catalog.now()"
 	" WHERE id = $1 AND direction = 'in' AND state IN ('dead', 'parked', 'retry')";
-	OutboxSqlArg args[] = {sql_int8(PG_GETARG_INT64(0))};
+	OutboxSqlArg args[] = {sql_int8(letter_argument(fcinfo))};
 
 	require_letter_manager(PG_GETARG_INT64(0));
 	if (change_letters(sql, lengthof(args), args) == 0)
@@ -237,7 +245,8 @@ outbox_redrive_all(PG_FUNCTION_ARGS)
 	static const char sql[] =
 	"UPDATE outbox._dead_letter SET state = 'retry', next_attempt_at = pg_catalog.now()"
 	" WHERE name = $1 AND direction = 'in' AND state IN ('dead', 'parked')";
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *name = outbox_argument_text(fcinfo, 0, "name",
+											"Pass the name of a subscription, or of a topic.");
 	OutboxSqlArg args[] = {sql_text(name)};
 
 	if (!is_subscription(name))
@@ -281,12 +290,8 @@ outbox_edit(PG_FUNCTION_ARGS)
 	" WHERE id = $1 AND state IN ('dead', 'parked', 'retry')";
 	OutboxSqlArg args[4];
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("letter must not be null")));
+	args[0] = sql_int8(letter_argument(fcinfo));
 	require_letter_manager(PG_GETARG_INT64(0));
-	args[0] = sql_int8(PG_GETARG_INT64(0));
 	args[1] = sql_wire_bytes(fcinfo, 1);
 	args[2] = sql_wire_bytes(fcinfo, 2);
 	args[3] = PG_ARGISNULL(3) ? sql_datum(JSONBOID, (Datum) 0, true) :
@@ -309,8 +314,11 @@ outbox_discard(PG_FUNCTION_ARGS)
 	"UPDATE outbox._dead_letter SET state = 'discarded', reason = $2, next_attempt_at = NULL,"
 	" last_at = pg_catalog.clock_timestamp()"
 	" WHERE id = $1 AND state IN ('dead', 'parked', 'retry')";
-	OutboxSqlArg args[] = {sql_int8(PG_GETARG_INT64(0)),
-	sql_text(text_to_cstring(PG_GETARG_TEXT_PP(1)))};
+	OutboxSqlArg args[2];
+
+	args[0] = sql_int8(letter_argument(fcinfo));
+	args[1] = sql_text(outbox_argument_text(fcinfo, 1, "reason",
+											"Say why, for those who will ask for the event."));
 
 	require_letter_manager(PG_GETARG_INT64(0));
 	(void) change_letters(sql, lengthof(args), args);

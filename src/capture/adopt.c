@@ -31,6 +31,7 @@
 #include "utils/syscache.h"
 
 #include "capture/capture.h"
+#include "common/argument.h"
 #include "kafka/kafka.h"
 #include "log/log.h"
 #include "log/stamp.h"
@@ -92,12 +93,6 @@ static const char adopted_query[] =
 " WHERE source = ANY ($1) AND kind = 'outbox' ORDER BY id";
 
 /* ---------------- adopt() ---------------- */
-
-static char *
-text_arg(FunctionCallInfo fcinfo, int arg)
-{
-	return PG_ARGISNULL(arg) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(arg));
-}
 
 static int
 role_of(const char *label)
@@ -206,17 +201,14 @@ topic_from(const char *pattern, const char *aggregatetype)
 static void
 read_adopted_topic(PublicationSpec *spec, Relation rel, FunctionCallInfo fcinfo)
 {
-	char	   *topic = text_arg(fcinfo, ARG_TOPIC);
+	char	   *topic = outbox_argument_text(fcinfo, ARG_TOPIC, "topic",
+											 "Leave the argument out for Debezium's default.");
 	bool		fixed;
 
-	if (topic == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("topic must not be null")));
 	spec->topic = outbox_source_topic(rel, topic);
 	fixed = (strstr(spec->topic, TYPE_PLACEHOLDER) == NULL);
 	outbox_topic_check(topic_from(spec->topic, "x"));
-	spec->server = outbox_topic_server(text_arg(fcinfo, ARG_SERVER), fixed ? spec->topic : NULL);
+	spec->server = outbox_topic_server(outbox_argument_text_or_null(fcinfo, ARG_SERVER), fixed ? spec->topic : NULL);
 }
 
 /*
@@ -228,11 +220,7 @@ outbox_adopt(PG_FUNCTION_ARGS)
 	PublicationSpec spec;
 	Relation	rel;
 
-	if (PG_ARGISNULL(ARG_SOURCE))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("source must not be null")));
-
+	outbox_argument_require(fcinfo, ARG_SOURCE, "source", "Pass the outbox table to publish.");
 	memset(&spec, 0, sizeof(spec));
 	spec.source = PG_GETARG_OID(ARG_SOURCE);
 	spec.kind = PUBLICATION_OUTBOX;
@@ -240,7 +228,7 @@ outbox_adopt(PG_FUNCTION_ARGS)
 	spec.on_truncate = "ignore";	/* as deletes are */
 
 	rel = outbox_source_open(spec.source, AccessShareLock);
-	spec.name = text_arg(fcinfo, ARG_NAME);
+	spec.name = outbox_argument_text_or_null(fcinfo, ARG_NAME);
 	if (spec.name == NULL)
 		spec.name = outbox_source_name(rel);
 	outbox_publication_name_check(spec.name);

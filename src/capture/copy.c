@@ -46,6 +46,7 @@
 
 #include "capture/capture.h"
 #include "capture/publication.h"
+#include "common/argument.h"
 #include "common/catalog.h"
 #include "common/fault.h"
 #include "log/log.h"
@@ -138,10 +139,17 @@ check_publication(const char *name)
 	outbox_source_check_owner(source);
 }
 
+static char *
+publication_argument(FunctionCallInfo fcinfo)
+{
+	return outbox_argument_text(fcinfo, 0, "publication",
+								"Pass the name of a publication in outbox.publications.");
+}
+
 Datum
 outbox_copy(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *name = publication_argument(fcinfo);
 
 	check_publication(name);
 	outbox_copy_request(name, false);
@@ -151,7 +159,7 @@ outbox_copy(PG_FUNCTION_ARGS)
 Datum
 outbox_cancel_copy(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *name = publication_argument(fcinfo);
 	OutboxOwnerScope scope;
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1] = {CStringGetTextDatum(name)};

@@ -19,6 +19,7 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "common/argument.h"
 #include "kafka/kafka.h"
 #include "log/log.h"
 #include "log/stamp.h"
@@ -203,17 +204,11 @@ emit_event(FunctionCallInfo fcinfo, const char *payload, int payload_len)
 	OutboxEvent ev;
 	StringInfoData headers;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("topic must not be null")));
-
 	memset(&ev, 0, sizeof(ev));
-	ev.topic = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	ev.topic = outbox_argument_text(fcinfo, 0, "topic", "Pass the topic that the event is for.");
 	outbox_topic_check(ev.topic);
 	ev.topic_len = strlen(ev.topic);
-	ev.server = outbox_topic_server(PG_ARGISNULL(5) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(5)),
-									ev.topic);
+	ev.server = outbox_topic_server(outbox_argument_text_or_null(fcinfo, 5), ev.topic);
 	ev.server_len = strlen(ev.server);
 	if (!PG_ARGISNULL(1))
 	{

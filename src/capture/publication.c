@@ -26,6 +26,7 @@
 #include "utils/lsyscache.h"
 
 #include "capture/capture.h"
+#include "common/argument.h"
 #include "common/catalog.h"
 #include "log/stamp.h"
 #include "worker/worker.h"
@@ -383,11 +384,8 @@ outbox_unpublish(PG_FUNCTION_ARGS)
 	Oid			source;
 	int			rest;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("name must not be null")));
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	name = outbox_argument_text(fcinfo, 0, "name",
+								"Pass the name of a publication in outbox.publications.");
 
 	SPI_connect();
 	outbox_owner_enter(&scope);

@@ -17,6 +17,7 @@
 #include "capture/capture.h"
 #include "capture/copy.h"
 #include "capture/filter.h"
+#include "common/argument.h"
 
 PG_FUNCTION_INFO_V1(outbox_publish);
 
@@ -31,12 +32,6 @@ static char *default_topic = NULL;
 static char *default_with_headers = NULL;
 
 /* ---------------- arguments ---------------- */
-
-static char *
-text_arg(FunctionCallInfo fcinfo, int arg)
-{
-	return PG_ARGISNULL(arg) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(arg));
-}
 
 static ArrayType *
 array_arg(FunctionCallInfo fcinfo, int arg)
@@ -117,7 +112,7 @@ check_identity_published(Relation rel, const PublicationSpec *spec)
 static void
 read_columns(PublicationSpec *spec, Relation rel, FunctionCallInfo fcinfo)
 {
-	spec->identity = outbox_source_identity(rel, text_arg(fcinfo, ARG_IDENTITY));
+	spec->identity = outbox_source_identity(rel, outbox_argument_text_or_null(fcinfo, ARG_IDENTITY));
 	if (!PG_ARGISNULL(ARG_COLUMNS))
 		outbox_columns_parse(rel, array_arg(fcinfo, ARG_COLUMNS), "columns",
 							 &spec->columns, &spec->labels);
@@ -126,13 +121,13 @@ read_columns(PublicationSpec *spec, Relation rel, FunctionCallInfo fcinfo)
 		spec->partition_by = outbox_columns_list(rel, array_arg(fcinfo, ARG_PARTITION_BY),
 												 "partition_by");
 	if (!PG_ARGISNULL(ARG_FILTER))
-		spec->filter = outbox_filter_canonical(text_arg(fcinfo, ARG_FILTER), rel);
+		spec->filter = outbox_filter_canonical(outbox_argument_text_or_null(fcinfo, ARG_FILTER), rel);
 }
 
 static void
 read_headers(PublicationSpec *spec, FunctionCallInfo fcinfo)
 {
-	spec->event_type = text_arg(fcinfo, ARG_EVENT_TYPE);
+	spec->event_type = outbox_argument_text_or_null(fcinfo, ARG_EVENT_TYPE);
 	spec->with_headers = with_headers_arg(array_arg(fcinfo, ARG_WITH_HEADERS));
 	if (!PG_ARGISNULL(ARG_HEADERS))
 	{
@@ -147,11 +142,11 @@ read_headers(PublicationSpec *spec, FunctionCallInfo fcinfo)
 static void
 read_destination(PublicationSpec *spec, Relation rel, FunctionCallInfo fcinfo)
 {
-	char	   *topic = text_arg(fcinfo, ARG_TOPIC);
+	char	   *topic = outbox_argument_text_or_null(fcinfo, ARG_TOPIC);
 
 	spec->topic = topic ? topic : outbox_source_topic(rel, default_topic);
 	outbox_topic_check(spec->topic);
-	spec->server = outbox_topic_server(text_arg(fcinfo, ARG_SERVER), spec->topic);
+	spec->server = outbox_topic_server(outbox_argument_text_or_null(fcinfo, ARG_SERVER), spec->topic);
 }
 
 Datum
@@ -161,23 +156,19 @@ outbox_publish(PG_FUNCTION_ARGS)
 	Relation	rel;
 	char	   *initial;
 
-	if (PG_ARGISNULL(ARG_SOURCE))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("source must not be null")));
-
+	outbox_argument_require(fcinfo, ARG_SOURCE, "source", "Pass the table to publish.");
 	memset(&spec, 0, sizeof(spec));
 	spec.source = PG_GETARG_OID(ARG_SOURCE);
 	spec.kind = PUBLICATION_TABLE;
-	spec.mode = outbox_choice_check(text_arg(fcinfo, ARG_MODE), "mode", "full", "key");
-	spec.on_truncate = outbox_choice_check(text_arg(fcinfo, ARG_ON_TRUNCATE), "on_truncate",
+	spec.mode = outbox_choice_check(outbox_argument_text_or_null(fcinfo, ARG_MODE), "mode", "full", "key");
+	spec.on_truncate = outbox_choice_check(outbox_argument_text_or_null(fcinfo, ARG_ON_TRUNCATE), "on_truncate",
 										   "error", "ignore");
-	initial = outbox_choice_check(text_arg(fcinfo, ARG_INITIAL), "initial", "copy", "none");
+	initial = outbox_choice_check(outbox_argument_text_or_null(fcinfo, ARG_INITIAL), "initial", "copy", "none");
 	spec.skip_unchanged = !PG_ARGISNULL(ARG_SKIP_UNCHANGED) && PG_GETARG_BOOL(ARG_SKIP_UNCHANGED);
 	read_headers(&spec, fcinfo);
 
 	rel = outbox_source_open(spec.source, AccessShareLock);
-	spec.name = text_arg(fcinfo, ARG_NAME);
+	spec.name = outbox_argument_text_or_null(fcinfo, ARG_NAME);
 	if (spec.name == NULL)
 		spec.name = outbox_source_name(rel);
 	outbox_publication_name_check(spec.name);

@@ -18,6 +18,8 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
+#include "common/argument.h"
+
 #define SERVER_CHECK_COLUMNS 6
 
 static int	connect_timeout = 5000;
@@ -55,7 +57,8 @@ check_tuple(FunctionCallInfo fcinfo, const OutboxServerCheck *check)
 Datum
 outbox_server_check(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *name = outbox_argument_text(fcinfo, 0, "server",
+											"Leave the argument out to check server \"kafka\".");
 	Oid			serverid = outbox_server_oid(name, false);
 	OutboxServerSettings settings;
 	OutboxServerCheck check;

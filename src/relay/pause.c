@@ -17,6 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
+#include "common/argument.h"
 #include "common/catalog.h"
 #include "kafka/kafka.h"
 #include "worker/worker.h"
@@ -37,10 +38,7 @@ change_topic(FunctionCallInfo fcinfo, const char *sql)
 	const char *server;
 	uint64		nrows;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("topic must not be null")));
+	outbox_argument_require(fcinfo, 0, "topic", "Pass the name of one topic.");
 	server = PG_ARGISNULL(1) ? GetConfigOption("pg_outbox.default_server", false, false) :
 		text_to_cstring(PG_GETARG_TEXT_PP(1));
 	(void) outbox_server_oid(server, false);

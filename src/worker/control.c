@@ -20,6 +20,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "common/argument.h"
 #include "common/catalog.h"
 #include "worker/shared.h"
 
@@ -377,17 +378,17 @@ Datum
 outbox_wait_until_running(PG_FUNCTION_ARGS)
 {
 	static uint32 wait_event = 0;
-	Interval   *timeout = PG_GETARG_INTERVAL_P(0);
 	StringInfoData detail;
 	TimestampTz until;
 	Readiness	readiness;
 
+	outbox_argument_require(fcinfo, 0, "timeout", "Leave the argument out for its default.");
 	check_can_wait();
 	if (wait_event == 0)
 		wait_event = outbox_wait_event("OutboxWaitUntilRunning");
 	until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 													TimestampTzGetDatum(GetCurrentTimestamp()),
-													IntervalPGetDatum(timeout)));
+													PG_GETARG_DATUM(0)));
 	initStringInfo(&detail);
 	outbox_worker_poke_now();
 

@@ -1,7 +1,7 @@
 -- What holds for every object of the extension, whoever adds one.
 BEGIN;
 SET client_min_messages = warning;
-SELECT plan(6);
+SELECT plan(7);
 
 CREATE TEMP VIEW ours AS
 SELECT d.classid, d.objid, i.type, i.identity,
@@ -32,6 +32,11 @@ SELECT is((SELECT string_agg(identity, E'\n' ORDER BY identity)
 	WHERE name LIKE '\_%' AND has_function_privilege('public', oid, 'EXECUTE')
 		AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)),
 	NULL, 'internal functions are not PUBLIC''s');
+
+SELECT is((SELECT string_agg(identity, E'\n' ORDER BY identity)
+	FROM functions
+	WHERE name NOT LIKE '\_%' AND proisstrict),
+	NULL, 'no public function takes null for an answer: it says which argument must not be');
 
 SELECT is((SELECT string_agg(identity || ': ' || privilege, E'\n' ORDER BY identity)
 	FROM ours
