@@ -1,5 +1,6 @@
--- Null where something must be named: null in return, or nothing done without a
--- word, would be taken for an answer.
+-- Arguments that mean nothing: null where something must be named, which in return,
+-- or as nothing done without a word, would be taken for an answer, and numbers
+-- that are no object.
 \pset null '(null)'
 \pset format unaligned
 CREATE FUNCTION say(command text) RETURNS TABLE (code text, message text, hint text)
@@ -59,6 +60,17 @@ SET client_min_messages = warning;
 SELECT outbox.replicate('argument', 'argument');
 SELECT * FROM say('SELECT outbox.seek(''argument'', NULL)');
 SELECT outbox.unsubscribe('argument');
+
+-- Numbers of what does not exist, or exists no more
+SELECT c.command, s.* FROM (VALUES
+	('outbox.publish(4000000000::regclass, topic => ''t'')'),
+	('outbox.adopt(4000000000::regclass)'),
+	('outbox.replicate(4000000000::regclass, ''t'')'),
+	('outbox.apply(4000000000::regclass, ''1'', NULL, ''{"id": "1"}'')'),
+	('outbox.apply_batch(4000000000::regclass, ''{1}'', ''{NULL}'', ''{"{\"id\": \"1\"}"}'')'),
+	('outbox.handle(4000000000::regprocedure, ''t'')'),
+	('outbox.publish(0::regclass, topic => ''t'')')) AS c (command),
+	LATERAL say('SELECT ' || c.command) AS s;
 
 DROP SERVER kafka;
 DROP FUNCTION on_argument;

@@ -359,10 +359,7 @@ store_subscription(const Wanted *wanted)
 static void
 check_target_owner(Oid target)
 {
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(target)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", target)));
+	outbox_argument_relation_exists(target);
 	if (!object_ownercheck(RelationRelationId, target, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(target));
 	if (get_rel_persistence(target) == RELPERSISTENCE_UNLOGGED)
@@ -461,7 +458,8 @@ handler_name(Oid funcid)
 	if (!HeapTupleIsValid(tup))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function with OID %u does not exist", funcid)));
+				 errmsg("function with OID %u does not exist", funcid),
+				 errhint("Name the function instead of its OID, or look whether it was dropped.")));
 	form = (Form_pg_proc) GETSTRUCT(tup);
 	if (!object_ownercheck(ProcedureRelationId, funcid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FUNCTION, NameStr(form->proname));

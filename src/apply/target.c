@@ -40,6 +40,7 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
+#include "common/argument.h"
 #include "common/catalog.h"
 
 #define DEFAULT_VERSION_COLUMN "version"
@@ -640,7 +641,7 @@ target_build(Relation rel, const OutboxTargetOptions *options)
 void
 outbox_target_check(Oid relid, const OutboxTargetOptions *options)
 {
-	Relation	rel = table_open(relid, RowExclusiveLock);
+	Relation	rel = outbox_argument_relation(relid, RowExclusiveLock);
 	OutboxTarget *target = target_build(rel, options);
 
 	target_free(target);
@@ -650,7 +651,7 @@ outbox_target_check(Oid relid, const OutboxTargetOptions *options)
 OutboxTarget *
 outbox_target_acquire(Oid relid)
 {
-	Relation	rel = table_open(relid, RowExclusiveLock);
+	Relation	rel = outbox_argument_relation(relid, RowExclusiveLock);
 	CachedTarget *entry;
 	OutboxTarget *target;
 

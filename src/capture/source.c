@@ -27,6 +27,7 @@
 #include "utils/pg_locale.h"
 #include "utils/syscache.h"
 
+#include "common/argument.h"
 #include "common/catalog.h"
 
 /* ---------------- the table ---------------- */
@@ -133,7 +134,7 @@ outbox_source_open(Oid relid, LOCKMODE lockmode)
 				 errmsg("cannot publish tables of a database with encoding SQL_ASCII"),
 				 errdetail("Events are sent in UTF-8, and SQL_ASCII does not say what its bytes mean."),
 				 errhint("Move the data to a database with encoding UTF8.")));
-	rel = relation_open(relid, lockmode);
+	rel = outbox_argument_relation(relid, lockmode);
 	check_kind(rel);
 	outbox_source_check_owner(relid);
 	check_inheritance(rel);

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * argument.h
- *	  Arguments of SQL functions that must not be null.
+ *	  Arguments of SQL functions that must not be null, and those that name a
+ *	  relation.
  *
  * No public function is declared STRICT: PostgreSQL would answer NULL without
  * calling it, which a caller may take for an answer, or for work that was done.
@@ -14,6 +15,8 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "storage/lockdefs.h"
+#include "utils/relcache.h"
 
 /* Raises null_value_not_allowed; the hint says what to pass (NULL: none). */
 extern void outbox_argument_require(FunctionCallInfo fcinfo, int argno,
@@ -23,5 +26,14 @@ extern void outbox_argument_require(FunctionCallInfo fcinfo, int argno,
 extern char *outbox_argument_text(FunctionCallInfo fcinfo, int argno,
 								  const char *name, const char *hint);
 extern char *outbox_argument_text_or_null(FunctionCallInfo fcinfo, int argno);
+
+/*
+ * Open the relation that a caller named by a regclass, which need not exist:
+ * a number becomes one too.  Raises undefined_table then.
+ */
+extern Relation outbox_argument_relation(Oid relid, LOCKMODE lockmode);
+
+/* Raises the same if there is no such relation, without opening it. */
+extern void outbox_argument_relation_exists(Oid relid);
 
 #endif							/* OUTBOX_ARGUMENT_H */
