@@ -242,6 +242,19 @@ SELECT name, problem FROM outbox.publications;
 DROP SCHEMA society CASCADE;
 SELECT name FROM outbox.publications;
 
+-- A new name is sent where all columns are published; a list keeps the names it had
+CREATE TABLE orders (shop int, number int, note text, PRIMARY KEY (shop, number));
+SELECT outbox.publish('orders', topic => 'users_all', name => 'all', initial => 'none');
+SELECT outbox.publish('orders', topic => 'users_keys', name => 'keys', mode => 'key', initial => 'none');
+SELECT outbox.publish('orders', topic => 'users_listed', name => 'listed', columns => '{shop,number,note}', initial => 'none');
+INSERT INTO orders VALUES (1, 1, 'before');
+ALTER TABLE orders RENAME number TO no;
+ALTER TABLE orders RENAME note TO remark;
+INSERT INTO orders VALUES (1, 2, 'after');
+DELETE FROM orders WHERE no = 1;
+:show
+DROP TABLE orders;
+
 -- Partitioned tables
 CREATE TABLE orders (id int, region text, note text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
 CREATE TABLE orders_eu PARTITION OF orders FOR VALUES IN ('eu');
