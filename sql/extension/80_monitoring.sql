@@ -59,7 +59,8 @@ COMMENT ON VIEW outbox.stat_log IS 'the event log: bytes it takes, bytes at whic
 
 CREATE VIEW outbox.status AS
 SELECT 'worker' AS kind, w.worker AS name, w.state,
-	CASE WHEN w.state IN ('running', 'idle', 'none') THEN 'ok'
+	CASE WHEN w.state IN ('running', 'idle') THEN 'ok'
+		 WHEN w.state IN ('paused', 'stopped') THEN w.state
 		 WHEN w.last_error IS NOT NULL AND w.pid IS NULL THEN 'failing' ELSE 'waiting' END AS health,
 	w.waiting_for, NULL::bigint AS backlog, NULL::float8 AS lag_seconds,
 	w.last_error, w.last_error_at

@@ -137,6 +137,19 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define outbox_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode)
 #endif
 
+/* 18: the postmaster's list of background workers is doubly linked */
+#if PG_VERSION_NUM >= 180000
+#define outbox_registered_iter dlist_iter
+#define outbox_foreach_registered(iter) dlist_foreach(iter, &BackgroundWorkerList)
+#define outbox_registered_worker(iter) \
+	dlist_container(RegisteredBgWorker, rw_lnode, (iter).cur)
+#else
+#define outbox_registered_iter slist_iter
+#define outbox_foreach_registered(iter) slist_foreach(iter, &BackgroundWorkerList)
+#define outbox_registered_worker(iter) \
+	slist_container(RegisteredBgWorker, rw_lnode, (iter).cur)
+#endif
+
 /* 18: the module says its name and version */
 #ifdef PG_MODULE_MAGIC_EXT
 #define OUTBOX_MODULE_MAGIC(modname) \

@@ -26,6 +26,11 @@
 
 #define WAIT_STEP_MS 1000
 
+#define NO_SLOT "a background worker slot: raise max_worker_processes"
+#define NO_LIBRARY "shared_preload_libraries: add pg_outbox and restart the server"
+#define NO_LAUNCHER \
+	"a background worker slot for the launcher: raise max_worker_processes and restart the server"
+
 PG_FUNCTION_INFO_V1(outbox_pause);
 PG_FUNCTION_INFO_V1(outbox_resume);
 PG_FUNCTION_INFO_V1(outbox_wait_until_running);
@@ -160,7 +165,7 @@ describe_due(WorkerView *view, const OutboxDatabase *db)
 	if (db->holds > 0)
 		view_says(view, "waiting", "a command on this database");
 	else if (view->slot.starved)
-		view_says(view, "waiting", "a background worker slot: raise max_worker_processes");
+		view_says(view, "waiting", NO_SLOT);
 	else if (view->slot.failures > 0)
 		view_says(view, "waiting", "restart after an error");
 	else
@@ -175,6 +180,11 @@ describe_idle(WorkerView *view, const OutboxDatabase *db)
 {
 	const OutboxSlot *probe = &db->slots[OUTBOX_SLOT_PROBE];
 
+	if (probe->starved)
+	{
+		view_says(view, "waiting", NO_SLOT);
+		return;
+	}
 	if (probe->failures == 0)
 	{
 		view_says(view, "idle", "");
@@ -207,13 +217,24 @@ describe_slot(WorkerView *view, const OutboxDatabase *db)
 }
 
 /*
+ * Only the launcher can tell whether the state is still right.
+ */
+static bool
+needs_launcher(const OutboxSlot *slot)
+{
+	return slot->state != OUTBOX_SLOT_RUNNING && slot->state != OUTBOX_SLOT_BLOCKED;
+}
+
+/*
  * Why there can be no workers at all, or NULL.
  */
 static const char *
 no_workers_reason(void)
 {
 	if (outbox_shared == NULL)
-		return "shared_preload_libraries: add pg_outbox and restart the server";
+		return NO_LIBRARY;
+	if (outbox_shared->launcher_refused)
+		return NO_LAUNCHER;
 	if (RecoveryInProgress())
 		return "promotion: this server is a standby";
 	return NULL;
@@ -231,20 +252,21 @@ look_at_worker(int kind, WorkerView *view)
 	memset(view, 0, sizeof(*view));
 	if (reason != NULL)
 	{
-		view_says(view, outbox_shared == NULL ? "stopped" : "waiting", reason);
+		/* a promotion may come by itself, the others need a hand */
+		view_says(view, outbox_shared == NULL || outbox_shared->launcher_refused ?
+				  "stopped" : "waiting", reason);
 		return;
 	}
 	outbox_shared_lock();
 	db = outbox_database_find(MyDatabaseId);
 	if (db != NULL)
-	{
 		view->slot = db->slots[kind];
+	if (outbox_shared->launcher_pid == 0 && needs_launcher(&view->slot))
+		view_says(view, "waiting", "the launcher, which starts again within seconds");
+	else if (db != NULL)
 		describe_slot(view, db);
-	}
 	else if (outbox_shared->full)
 		view_says(view, "waiting", "an entry for this database: raise pg_outbox.max_databases");
-	else if (outbox_shared->launcher_pid == 0)
-		view_says(view, "waiting", "the launcher");
 	else
 		view_says(view, "idle", "");
 	outbox_shared_unlock();
@@ -349,6 +371,16 @@ judge_database(StringInfo detail)
 	return result;
 }
 
+static int
+no_workers_hint(void)
+{
+	if (outbox_shared == NULL)
+		return errhint("Add pg_outbox to shared_preload_libraries and restart the server.");
+	if (outbox_shared->launcher_refused)
+		return errhint("Raise max_worker_processes and restart the server.");
+	return 0;
+}
+
 static void
 check_can_wait(void)
 {
@@ -361,8 +393,7 @@ check_can_wait(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("there are no pg_outbox workers on this server"),
 				 errdetail("They wait for %s.", reason),
-				 outbox_shared == NULL ?
-				 errhint("Add pg_outbox to shared_preload_libraries and restart the server.") : 0));
+				 no_workers_hint()));
 	if (outbox_worker_poke_pending())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

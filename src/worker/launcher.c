@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
+#include "postmaster/bgworker_internals.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/proc.h"
@@ -52,10 +53,41 @@ static TimestampTz next_scan = 0;
 /* Handle of the start under way, per slot; NULL if there is none. */
 static BackgroundWorkerHandle **handles = NULL;
 
+/* In the postmaster, which has no memory of ours yet when it registers us. */
+static bool refused = false;
+
 static bool shortage_logged = false;
 static bool full_logged = false;
 
 PGDLLEXPORT void outbox_launcher_main(Datum arg);
+
+/*
+ * Did the postmaster take the launcher?  It only logs that it did not, where
+ * max_worker_processes is used up already.
+ */
+static bool
+is_registered(void)
+{
+	outbox_registered_iter iter;
+
+	outbox_foreach_registered(iter)
+	{
+		const RegisteredBgWorker *rw = outbox_registered_worker(iter);
+
+		if (strcmp(rw->rw_worker.bgw_function_name, "outbox_launcher_main") == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Valid in the postmaster; others look into shared memory.
+ */
+bool
+outbox_launcher_refused(void)
+{
+	return refused;
+}
 
 void
 outbox_launcher_register(void)
@@ -72,6 +104,7 @@ outbox_launcher_register(void)
 	strlcpy(worker.bgw_name, "pg_outbox launcher", sizeof(worker.bgw_name));
 	strlcpy(worker.bgw_type, "pg_outbox launcher", sizeof(worker.bgw_type));
 	RegisterBackgroundWorker(&worker);
+	refused = !is_registered();
 }
 
 /* ---------------- scanning ---------------- */

@@ -87,6 +87,7 @@ shared_startup(void)
 		outbox_shared->lock = &(GetNamedLWLockTranche(TRANCHE_NAME))->lock;
 		ConditionVariableInit(&outbox_shared->changed);
 		pg_atomic_init_u64(&outbox_shared->launcher_latch, 0);
+		outbox_shared->launcher_refused = outbox_launcher_refused();
 		outbox_shared->ndatabases = max_databases;
 		for (int i = 0; i < max_databases; i++)
 		{

@@ -99,7 +99,8 @@ typedef struct OutboxShared
 	LWLock	   *lock;
 	ConditionVariable changed;	/* broadcast when a slot changes */
 	pg_atomic_uint64 launcher_latch;	/* atomic; Latch *, 0 if none */
-	pid_t		launcher_pid;
+	pid_t		launcher_pid;	/* 0: it does not run */
+	bool		launcher_refused;	/* there was no slot for it; never changes */
 	bool		rescan;			/* launcher: look at pg_database again */
 	bool		full;			/* a database found no entry */
 	int			ndatabases;
@@ -144,6 +145,7 @@ extern void outbox_database_signal(OutboxDatabase *db, int signo);
 extern const OutboxWorkerClass *outbox_worker_class(int kind);
 extern const char *outbox_slot_name(int slot);
 extern void outbox_launcher_register(void);
+extern bool outbox_launcher_refused(void);
 extern void outbox_launcher_wake(void);
 extern void outbox_worker_run_early_init(void);
 extern void outbox_wake_init(void);

@@ -55,6 +55,23 @@ is_soon($node, 'postgres',
 	  WHERE state = 'waiting' AND waiting_for ~ 'max_worker_processes'), '1', 'status tells of the shortage');
 is(() = slurp_file($node->logfile) =~ /out of background worker slots for pg_outbox/g,
 	1, 'the log does so once');
+
+# Only the launcher has a slot: what it would start to look for work has not.
+my $status = q(SELECT name, state, health, waiting_for FROM outbox.status WHERE kind = 'worker' ORDER BY name);
+my $slot   = 'a background worker slot: raise max_worker_processes';
+$node->append_conf('postgresql.conf', "max_worker_processes = 2\n");
+$node->restart;
+is_soon($node, 'postgres', $status, "applier|waiting|waiting|$slot\nrelay|waiting|waiting|$slot", 'no slot for the search');
+
+# Not even the launcher has one.
+$slot = 'a background worker slot for the launcher: raise max_worker_processes and restart the server';
+$node->append_conf('postgresql.conf', "max_worker_processes = 1\n");
+$node->restart;
+is($node->safe_psql('postgres', $status), "applier|stopped|stopped|$slot\nrelay|stopped|stopped|$slot", 'no slot for the launcher');
+$node->safe_psql('postgres', 'SELECT test_poke()');
+is($node->safe_psql('postgres', $status), "applier|stopped|stopped|$slot\nrelay|stopped|stopped|$slot", 'also once work was announced');
+($rc, $out, $err) = $node->psql('postgres', 'SELECT outbox.wait_until_running()');
+like($err, qr/there are no pg_outbox workers.*HINT:  Raise max_worker_processes/s, 'nobody waits for them');
 $node->append_conf('postgresql.conf', "max_worker_processes = 12\n");
 $node->restart;
 has_worker($node, 'postgres', 'applier', 'enough of them');
@@ -111,8 +128,9 @@ $node->start;
 
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''\n");
 $node->restart;
-is( $node->safe_psql('postgres', 'SELECT state, waiting_for FROM outbox._workers() LIMIT 1'),
-	'stopped|shared_preload_libraries: add pg_outbox and restart the server', 'status says what is missing');
+is( $node->safe_psql('postgres', $status),
+	join("\n", map { "$_|stopped|stopped|shared_preload_libraries: add pg_outbox and restart the server" } qw(applier relay)),
+	'status says what is missing');
 ($rc, $out, $err) = $node->psql('postgres', 'SELECT outbox.wait_until_running()');
 like($err, qr/HINT:  Add pg_outbox to shared_preload_libraries/, 'so does waiting');
 is($node->safe_psql('postgres', q(SELECT outbox.pause('relay'))), '', 'pause works all the same');
