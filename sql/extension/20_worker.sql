@@ -35,7 +35,7 @@ REVOKE ALL ON FUNCTION outbox.resume(text) FROM PUBLIC;
 CREATE FUNCTION outbox.wait_until_running(timeout interval DEFAULT '30 s') RETURNS boolean
 LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_wait_until_running';
 COMMENT ON FUNCTION outbox.wait_until_running(interval) IS
-'Wait until every worker that this database needs runs; one that is paused is not needed. True, or raises object_not_in_prerequisite_state with the reason in its detail: after the timeout, at once if a worker cannot run before somebody acts, and in a transaction whose own changes the workers cannot see yet.';
+'Wait until every worker that this database needs runs; one that is paused is not needed. Whether brokers answer is another question, see outbox.status. True, or raises object_not_in_prerequisite_state with the reason in its detail: after the timeout, at once if a worker cannot run before somebody acts, and in a transaction whose own changes the workers cannot see yet.';
 REVOKE ALL ON FUNCTION outbox.wait_until_running(interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox.wait_until_running(interval) TO pg_monitor;
 
@@ -54,4 +54,16 @@ LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED ROWS 2 AS 'MODULE_PATHNAME', 'out
 COMMENT ON FUNCTION outbox._workers() IS
 'One row per kind of worker in this database, also where it has no process.';
 REVOKE ALL ON FUNCTION outbox._workers() FROM PUBLIC;
+
+CREATE FUNCTION outbox._silent_servers(
+	OUT worker text,
+	OUT server text,
+	OUT reason text,
+	OUT since timestamptz)
+RETURNS SETOF record
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'outbox_silent_servers';
+COMMENT ON FUNCTION outbox._silent_servers() IS
+'Kafka servers of which no broker answers a worker of this database, with what the client says of it.';
+REVOKE ALL ON FUNCTION outbox._silent_servers() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox._silent_servers() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION outbox._workers() TO pg_monitor;

@@ -58,17 +58,23 @@ FROM outbox._log_usage() AS u;
 COMMENT ON VIEW outbox.stat_log IS 'the event log: bytes it takes, bytes at which new events are refused (pg_outbox.max_backlog; null: never), how often it went on to the next segment';
 
 CREATE VIEW outbox.status AS
+WITH w AS MATERIALIZED (SELECT * FROM outbox._workers())
 SELECT 'worker' AS kind, w.worker AS name, w.state,
 	CASE WHEN w.state IN ('running', 'idle') THEN 'ok'
 		 WHEN w.state IN ('paused', 'stopped') THEN w.state
 		 WHEN w.last_error IS NOT NULL AND w.pid IS NULL THEN 'failing' ELSE 'waiting' END AS health,
 	w.waiting_for, NULL::bigint AS backlog, NULL::float8 AS lag_seconds,
 	w.last_error, w.last_error_at
-FROM outbox._workers() AS w
+FROM w
 UNION ALL
-SELECT 'server', v.server, 'publishing', CASE WHEN v.lag_seconds > 60 THEN 'late' ELSE 'ok' END,
-	NULL, v.backlog_events, v.lag_seconds, NULL, NULL
-FROM outbox.stat_servers AS v
+SELECT 'server', v.server,
+	CASE WHEN q.server IS NOT NULL THEN 'unreachable' WHEN w.pid IS NULL THEN w.state ELSE 'publishing' END,
+	CASE WHEN q.server IS NOT NULL THEN 'unreachable' WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state
+		 WHEN v.lag_seconds > 60 THEN 'late' ELSE 'ok' END,
+	CASE WHEN q.server IS NOT NULL THEN 'a broker that answers' WHEN w.pid IS NULL THEN 'the relay' END,
+	v.backlog_events, v.lag_seconds, q.reason, q.since
+FROM outbox.stat_servers AS v JOIN w ON w.worker = 'relay'
+	LEFT JOIN outbox._silent_servers() AS q ON q.worker = 'relay' AND q.server = v.server
 UNION ALL
 SELECT 'publication', p.name, p.state,
 	CASE WHEN p.problem IS NOT NULL THEN 'broken' WHEN p.state = 'live' THEN 'ok' ELSE p.state END,
@@ -88,12 +94,19 @@ SELECT 'copy', c.publication, c.state,
 FROM outbox.copies AS c
 WHERE c.state = 'running'
 UNION ALL
-SELECT 'subscription', s.name, s.state,
-	CASE WHEN s.state = 'running' THEN 'ok' ELSE s.state END, NULL,
+SELECT 'subscription', s.name,
+	CASE WHEN s.state <> 'running' THEN s.state WHEN q.server IS NOT NULL THEN 'unreachable'
+		 WHEN w.pid IS NULL THEN w.state ELSE s.state END,
+	CASE WHEN s.state <> 'running' THEN s.state WHEN q.server IS NOT NULL THEN 'unreachable'
+		 WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state ELSE 'ok' END,
+	CASE WHEN s.state <> 'running' THEN NULL WHEN q.server IS NOT NULL THEN 'a broker that answers'
+		 WHEN w.pid IS NULL THEN 'the applier' END,
 	(SELECT pg_catalog.sum(greatest(o.high_watermark - o.next_offset, 0))::bigint
 	 FROM outbox._offset AS o WHERE o.subscription = s.name), NULL,
-	s.stopped_reason, s.stopped_at
-FROM outbox._subscription AS s
+	CASE WHEN s.state <> 'running' THEN s.stopped_reason ELSE q.reason END,
+	CASE WHEN s.state <> 'running' THEN s.stopped_at ELSE q.since END
+FROM outbox._subscription AS s JOIN w ON w.worker = 'applier'
+	LEFT JOIN outbox._silent_servers() AS q ON q.worker = 'applier' AND q.server = s.server
 UNION ALL
 SELECT 'dead letters', d.direction, 'waiting', 'attention', NULL, pg_catalog.count(*), NULL,
 	(pg_catalog.array_agg(d.message ORDER BY d.id DESC))[1], pg_catalog.max(d.last_at)
@@ -104,7 +117,7 @@ SELECT 'log', 'event log', 'open',
 		 WHEN l.bytes < l.limit_bytes THEN 'nearly full' ELSE 'full' END,
 	NULL, l.bytes, NULL, NULL, NULL
 FROM outbox.stat_log AS l;
-COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (log: bytes; copy: rows left, estimated, 0 if there are more than estimated), lag in seconds';
+COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), unreachable (no broker of the server answers, since last_error_at), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (log: bytes; copy: rows left, estimated, 0 if there are more than estimated), lag in seconds';
 
 CREATE VIEW outbox.events AS
 SELECT e.id, e.version, e.op, coalesce(e.server, s.server) AS server, coalesce(e.topic, s.topic) AS topic,

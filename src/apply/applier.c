@@ -15,6 +15,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "apply/asker.h"
 #include "apply/feed.h"
 #include "apply/retention.h"
 #include "apply/settings.h"
@@ -22,6 +23,7 @@
 #include "worker/worker.h"
 
 #define LONGEST_WAIT_MS 10000
+#define SILENT_WAIT_MS 1000		/* nothing tells that a broker is back */
 #define RETENTION_INTERVAL_MS (10 * 60 * 1000)
 
 static List *feeds = NIL;		/* OutboxFeed, in TopMemoryContext */
@@ -174,10 +176,10 @@ step_all(void)
 }
 
 static long
-time_to_wait(void)
+time_to_wait(bool all_answer)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	long		wait = LONGEST_WAIT_MS;
+	long		wait = all_answer ? LONGEST_WAIT_MS : SILENT_WAIT_MS;
 	ListCell   *lc;
 
 	foreach(lc, feeds)
@@ -224,6 +226,7 @@ applier_main(void)
 	while (!outbox_worker_stopping())
 	{
 		bool		busy;
+		char	   *silent;
 
 		CHECK_FOR_INTERRUPTS();
 		if (outbox_worker_catalog_changed())
@@ -233,9 +236,12 @@ applier_main(void)
 		busy = step_all();
 		if (!busy)
 			retain();
-		if (!any_waiting())
+		silent = outbox_askers_report(feeds);
+		if (silent != NULL)
+			outbox_worker_report("waiting", silent);
+		else if (!any_waiting())
 			outbox_worker_report("running", NULL);
-		(void) outbox_worker_wait(busy ? 0 : time_to_wait());
+		(void) outbox_worker_wait(busy ? 0 : time_to_wait(silent == NULL));
 		MemoryContextReset(loop_context);
 	}
 }

@@ -12,6 +12,7 @@
 
 #include "apply/settings.h"
 #include "apply/transaction.h"
+#include "worker/worker.h"
 
 typedef struct Asker
 {
@@ -56,6 +57,51 @@ add_asker(const char *server)
 	askers = lappend(askers, asker);
 	MemoryContextSwitchTo(old);
 	return asker;
+}
+
+static bool
+is_used(const Asker *asker, const List *feeds)
+{
+	ListCell   *lc;
+
+	foreach(lc, feeds)
+		if (strcmp(((OutboxFeed *) lfirst(lc))->sub->server, asker->server) == 0)
+		return true;
+	return false;
+}
+
+static void
+close_asker(Asker *asker)
+{
+	if (asker->cons != NULL)
+		outbox_consumer_close(asker->cons);
+	asker->cons = NULL;
+	outbox_worker_report_server(asker->server, NULL);
+}
+
+char *
+outbox_askers_report(const List *feeds)
+{
+	char	   *waiting = NULL;
+	ListCell   *lc;
+
+	foreach(lc, askers)
+	{
+		Asker	   *asker = lfirst(lc);
+		const char *reason = NULL;
+
+		if (asker->cons != NULL && !is_used(asker, feeds))
+			close_asker(asker);
+		if (asker->cons == NULL)
+			continue;
+		drain(asker->cons);
+		if (outbox_consumer_connected(asker->cons, &reason))
+			reason = NULL;
+		outbox_worker_report_server(asker->server, reason);
+		if (reason != NULL && waiting == NULL)
+			waiting = psprintf("server \"%s\": %s", asker->server, reason);
+	}
+	return waiting;
 }
 
 OutboxConsumer *

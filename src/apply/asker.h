@@ -20,4 +20,11 @@
  */
 extern OutboxConsumer *outbox_asker_get(OutboxFeed *feed);
 
+/*
+ * Tell the status view which servers answer, and end the connections that none
+ * of the feeds needs any more.  Returns why a server does not answer, in the
+ * current context, or NULL if all do.
+ */
+extern char *outbox_askers_report(const List *feeds);
+
 #endif							/* OUTBOX_ASKER_H */

@@ -213,7 +213,10 @@ producer_ready(RelayFlow *flow)
 	const char *reason = NULL;
 
 	if (!OidIsValid(flow->serverid))
+	{
+		outbox_flow_wait_reason(flow, NULL);
 		return true;			/* its topics are stopped, events are parked */
+	}
 	if (flow->producer == NULL && GetCurrentTimestamp() >= flow->producer_retry)
 		producer_open(flow);
 	if (flow->producer == NULL)

@@ -303,6 +303,7 @@ report(void)
 	{
 		RelayFlow  *flow = lfirst(lc);
 
+		outbox_worker_report_server(flow->server, flow->waiting_for);
 		if (flow->waiting_for != NULL)
 			appendStringInfo(&reasons, "%sserver \"%s\": %s", reasons.len ? "; " : "",
 							 flow->server, flow->waiting_for);

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * control.c
- *	  SQL functions: pause, resume, wait_until_running, _workers.
+ *	  SQL functions: pause, resume, wait_until_running, _workers,
+ *	  _silent_servers.
  *
  * What is paused is stored in outbox._paused; workers are told at commit and
  * judge for themselves (duty.c).
@@ -35,6 +36,7 @@ PG_FUNCTION_INFO_V1(outbox_pause);
 PG_FUNCTION_INFO_V1(outbox_resume);
 PG_FUNCTION_INFO_V1(outbox_wait_until_running);
 PG_FUNCTION_INFO_V1(outbox_workers);
+PG_FUNCTION_INFO_V1(outbox_silent_servers);
 
 /* ---------------- pause and resume ---------------- */
 
@@ -309,6 +311,38 @@ outbox_workers(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/*
+ * Servers that do not answer a worker of this database.
+ */
+Datum
+outbox_silent_servers(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int kind = 0; kind < OUTBOX_WORKER_KINDS; kind++)
+	{
+		WorkerView	view;
+
+		look_at_worker(kind, &view);
+		for (int i = 0; i < OUTBOX_SILENT_SERVERS; i++)
+		{
+			const OutboxSilentServer *entry = &view.slot.silent[i];
+			Datum		values[4];
+			bool		nulls[4] = {0};
+
+			if (entry->server[0] == '\0')
+				continue;
+			values[0] = CStringGetTextDatum(outbox_slot_name(kind));
+			values[1] = CStringGetTextDatum(entry->server);
+			values[2] = CStringGetTextDatum(entry->reason);
+			values[3] = TimestampTzGetDatum(entry->since);
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		}
+	}
+	return (Datum) 0;
+}
+
 /* ---------------- wait_until_running ---------------- */
 
 typedef enum Readiness
@@ -318,14 +352,17 @@ typedef enum Readiness
 	NEVER						/* before somebody acts */
 } Readiness;
 
+/*
+ * One that waits for its broker runs.
+ */
 static Readiness
 judge_view(const WorkerView *view)
 {
+	if (view->slot.state == OUTBOX_SLOT_RUNNING)
+		return strcmp(view->state, "starting") == 0 ? NOT_YET : READY;
 	if (view->slot.state == OUTBOX_SLOT_BLOCKED)
 		return strcmp(view->state, "paused") == 0 ? READY : NEVER;
-	if (strcmp(view->state, "running") == 0 || strcmp(view->state, "idle") == 0)
-		return READY;
-	return NOT_YET;
+	return strcmp(view->state, "idle") == 0 ? READY : NOT_YET;
 }
 
 static void

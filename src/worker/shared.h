@@ -32,6 +32,8 @@
 #define OUTBOX_SLOT_PROBE	OUTBOX_WORKER_KINDS
 #define OUTBOX_SLOTS		(OUTBOX_WORKER_KINDS + 1)
 
+#define OUTBOX_SILENT_SERVERS 8
+
 #define OUTBOX_REASON_LEN	192
 #define OUTBOX_ERROR_LEN	320
 
@@ -58,6 +60,17 @@ typedef enum OutboxSlotState
 	OUTBOX_SLOT_BLOCKED
 } OutboxSlotState;
 
+/*
+ * A Kafka server that does not answer this worker.  Written by the worker
+ * alone.
+ */
+typedef struct OutboxSilentServer
+{
+	char		server[NAMEDATALEN];	/* empty: the entry is free */
+	TimestampTz since;
+	char		reason[OUTBOX_ERROR_LEN];
+} OutboxSilentServer;
+
 typedef struct OutboxSlot
 {
 	/* Life cycle */
@@ -81,6 +94,9 @@ typedef struct OutboxSlot
 	char		waiting_for[OUTBOX_REASON_LEN];
 	char		last_error[OUTBOX_ERROR_LEN];
 	TimestampTz last_error_at;
+
+	/* valid in RUNNING; more than fit show in waiting_for only */
+	OutboxSilentServer silent[OUTBOX_SILENT_SERVERS];
 } OutboxSlot;
 
 typedef struct OutboxDatabase

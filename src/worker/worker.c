@@ -325,6 +325,53 @@ outbox_worker_report(const char *state, const char *waiting_for)
 	ConditionVariableBroadcast(&outbox_shared->changed);
 }
 
+/*
+ * The server's entry, or a free one; NULL if there is neither.
+ */
+static OutboxSilentServer *
+find_silent(const char *server)
+{
+	OutboxSilentServer *vacant = NULL;
+
+	for (int i = 0; i < OUTBOX_SILENT_SERVERS; i++)
+	{
+		OutboxSilentServer *entry = &my_slot->silent[i];
+
+		if (strcmp(entry->server, server) == 0)
+			return entry;
+		if (vacant == NULL && entry->server[0] == '\0')
+			vacant = entry;
+	}
+	return vacant;
+}
+
+/*
+ * Nobody else writes here, so we may look without the lock.
+ */
+void
+outbox_worker_report_server(const char *server, const char *reason)
+{
+	OutboxSilentServer *entry = my_slot != NULL ? find_silent(server) : NULL;
+	bool		known = entry != NULL && entry->server[0] != '\0';
+
+	if (entry == NULL || (reason == NULL && !known) ||
+		(reason != NULL && known &&
+		 strncmp(entry->reason, reason, OUTBOX_ERROR_LEN - 1) == 0))
+		return;
+
+	outbox_shared_lock();
+	if (reason == NULL)
+		memset(entry, 0, sizeof(*entry));
+	else
+	{
+		strlcpy(entry->server, server, sizeof(entry->server));
+		strlcpy(entry->reason, reason, sizeof(entry->reason));
+		if (!known)
+			entry->since = GetCurrentTimestamp();
+	}
+	outbox_shared_unlock();
+}
+
 void
 outbox_worker_report_error(const char *message)
 {

@@ -112,6 +112,12 @@ extern bool outbox_worker_catalog_changed(void);
  */
 extern void outbox_worker_report(const char *state, const char *waiting_for);
 
+/*
+ * Does a Kafka server answer?  reason NULL: it does, or nothing is wanted of
+ * it any more.  The time when that began is kept.  Cheap if nothing changed.
+ */
+extern void outbox_worker_report_server(const char *server, const char *reason);
+
 /* Remember the last error (message text without secrets), shown by status. */
 extern void outbox_worker_report_error(const char *message);
 
