@@ -169,6 +169,32 @@ SELECT try('"p": 1.5, "q": "", "v": "abc", "m": "ok", "n": 1, "a": null, "c": nu
 SELECT try('"p": 1, "q": "", "v": "abc", "m": "ok", "n": "1", "a": "{1,2}", "c": "(1,2,x)"');
 SELECT * FROM narrow;
 
+-- null as a JSON value, and white space around one
+CREATE DOMAIN jdomain AS json;
+CREATE TABLE verbatim (id int PRIMARY KEY, j json, jb jsonb, dj jdomain, t text, version bigint NOT NULL);
+SELECT outbox.apply('verbatim', '1', '{"id": 1, "j": null, "jb": null, "dj": null, "t": null}', '{"id": 1}') AS without;
+SELECT outbox.apply('verbatim', '2', '{"id": 2, "j": null, "jb": null, "dj": null, "t": null}', '{"id": 1, "json_verbatim": "[\"jb\"]"}') AS one;
+SELECT outbox.apply('verbatim', '3', '{"id": 3, "j": null, "jb" : null , "dj":null , "t": null}', '[["id", "1"], ["json_verbatim", "[\"jb\", \"j\", \"\\u0064j\", \"t\", \"id\", \"nothing\"]"]]') AS all;
+SELECT outbox.apply('verbatim', '4', E'{"id": 4, "j":\t{ "a" : 1 }\n, "jb":"null", "dj": "x" , "t": null}',
+	'{"id": 1, "json_verbatim": {"type": "Buffer", "data": [91, 34, 106, 34, 44, 34, 106, 98, 34, 44, 34, 100, 106, 34, 93]}}') AS buffer;
+SELECT * FROM outbox.apply_batch('verbatim', '{5,6}', ARRAY['{"id": 5, "j": null, "jb": null, "dj": "", "t": ""}', '{"id": 6, "j": null, "jb": null, "dj": "", "t": ""}'],
+	ARRAY['{"id": 1, "json_verbatim": "[\"j\"]"}', '{"id": 1, "json_verbatim": "[]"}']::jsonb[]);
+SELECT id, '<' || j || '>' AS j, jb, '<' || dj || '>' AS dj, t FROM verbatim;
+SELECT outbox.apply('verbatim', '7', '{"id": 7}', '{"id": 1, "json_verbatim": null}');
+SELECT outbox.apply('verbatim', '7', '{"id": 7}', '{"id": 1, "json_verbatim": ["jb"]}');
+SELECT outbox.apply('verbatim', '7', '{"id": 7}', '{"id": 1, "json_verbatim": true}');
+SELECT outbox.apply('verbatim', '7', '{"id": 7}', '{"id": 1, "json_verbatim": 1}');
+SELECT outbox.apply('verbatim', '7', '{"id": 7}', '{"id": 1, "json_verbatim": ""}');
+SELECT outbox.apply('verbatim', '7', '{"id": 7}', '{"id": 1, "json_verbatim": "jb"}');
+SELECT outbox.apply('verbatim', '7', '{"id": 7}', '{"id": 1, "json_verbatim": "{\"jb\": 1}"}');
+SELECT outbox.apply('verbatim', '7', '{"id": 7}', '{"id": 1, "json_verbatim": "[\"jb\",]"}');
+SELECT outbox.apply('verbatim', '7', '{"id": 7}', '{"id": 1, "json_verbatim": "[\"jb\""}');
+SELECT outbox.apply('verbatim', '7', '{"id": 7}', '{"id": 1, "json_verbatim": "[\"jb\"] x"}');
+SELECT outbox.apply('verbatim', '7', '{"id": 7}', '{"id": 1, "json_verbatim": "[null]"}');
+SELECT outbox.apply('verbatim', '7', '{"id": 7}', '{"id": 1, "json_verbatim": "[\"\\u0000\"]"}');
+SELECT outbox.apply('verbatim', '7', NULL, '{"id": 1, "op": "d", "json_verbatim": "[1]"}');
+SELECT outbox.apply('verbatim', '7', '{"id": 7, "j": null', '{"id": 1, "json_verbatim": "[\"j\"]"}');
+
 -- keys: several columns, numbers that are equal, long ones
 CREATE TABLE k2 (a int, b text, v text, version bigint NOT NULL, PRIMARY KEY (b, a));
 SELECT outbox.apply('k2', '{"a": 1, "b": "x,\\y"}', '{"a": 1, "b": "x,\\y", "v": "1"}', '{"id": "1"}');

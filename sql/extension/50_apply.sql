@@ -31,7 +31,7 @@ CREATE FUNCTION outbox.apply(target regclass, key text, value text, headers json
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_apply';
 COMMENT ON FUNCTION outbox.apply(regclass, text, text, jsonb) IS
-'apply one event, as a consumer received it, to a replica: a row only moves forward. value: the row as a JSON object, null for a delete. headers: an object, or an array of pairs; "op" is c, u, r (upsert) or d (delete), without it a null value is a delete; the version is header "version", else header "id", else the version column in the value. Needs SELECT, INSERT, UPDATE and DELETE on the target. Errors: class 22 for a bad event, 42703 if it lacks a column of the target, 40001 under REPEATABLE READ and up if the key changed meanwhile, and whatever the target''s constraints and triggers raise';
+'apply one event, as a consumer received it, to a replica: a row only moves forward. value: the row as a JSON object, null for a delete. headers: an object, or an array of pairs; "op" is c, u, r (upsert) or d (delete), without it a null value is a delete; the version is header "version", else header "id", else the version column in the value; header "json_verbatim", a JSON array of names, says which columns of type json and jsonb are taken as they stand, null being JSON''s null then. Needs SELECT, INSERT, UPDATE and DELETE on the target. Errors: class 22 for a bad event, 42703 if it lacks a column of the target, 40001 under REPEATABLE READ and up if the key changed meanwhile, and whatever the target''s constraints and triggers raise';
 
 CREATE FUNCTION outbox.apply_batch(target regclass, keys text[], payloads text[], headers jsonb[] DEFAULT NULL,
 	OUT ordinal int, OUT result outbox.apply_result) RETURNS SETOF record

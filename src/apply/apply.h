@@ -43,11 +43,14 @@ typedef struct OutboxApplyEvent
 	int64		version;		/* header "version", else header "id" */
 	bool		version_explicit;	/* it came from header "version" */
 	bool		id_unusable;	/* header "id" is there, but is no integer */
+	const char *verbatim;		/* header "json_verbatim", NULL: none */
+	int			verbatim_len;
 } OutboxApplyEvent;
 
 /*
- * Take over one header.  Unknown names are ignored; raises
- * invalid_parameter_value for one that contradicts what is allowed.
+ * Take over one header, its value in the server's encoding.  Unknown names are
+ * ignored; raises invalid_parameter_value for one that contradicts what is
+ * allowed.
  */
 extern void outbox_event_header(OutboxApplyEvent *ev, const char *name, int name_len,
 								const char *value, int value_len);
@@ -57,6 +60,9 @@ extern void outbox_event_header(OutboxApplyEvent *ev, const char *name, int name
  * the forms that clients use.
  */
 extern void outbox_event_headers_jsonb(OutboxApplyEvent *ev, Jsonb *headers);
+
+/* The header that names columns whose JSON is to be taken as it stands. */
+#define OUTBOX_HEADER_VERBATIM "json_verbatim"
 
 /* A decimal integer of at most 64 bits; false if it is none. */
 extern bool outbox_parse_version(const char *value, int len, int64 *version);

@@ -165,8 +165,16 @@ event_from_record(OutboxApplyEvent *ev, const OutboxRecord *rec)
 	ev->key = to_server(rec->key, rec->key_len, &ev->key_len);
 	ev->value = to_server(rec->value, rec->value_len, &ev->value_len);
 	for (int i = 0; i < rec->nheaders; i++)
-		outbox_event_header(ev, rec->headers[i].name, strlen(rec->headers[i].name),
-							rec->headers[i].value, rec->headers[i].value_len);
+	{
+		const char *name = rec->headers[i].name;
+		const char *value = rec->headers[i].value;
+		int			len = rec->headers[i].value_len;
+
+		/* of the others that matter only ASCII is understood */
+		if (strcmp(name, OUTBOX_HEADER_VERBATIM) == 0)
+			value = to_server(value, len, &len);
+		outbox_event_header(ev, name, strlen(name), value, len);
+	}
 }
 
 static void

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * event.c
- *	  What an event's headers say: operation and version.
+ *	  What an event's headers say: operation, version, how to read the value.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,6 +10,7 @@
 
 #include "common/int.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/numeric.h"
 
@@ -61,6 +62,21 @@ take_op(OutboxApplyEvent *ev, const char *value, int len)
 	ev->op = value[0];
 }
 
+/*
+ * Whether it is a list is seen when the columns are known.
+ */
+static void
+take_verbatim(OutboxApplyEvent *ev, const char *value, int len)
+{
+	if (value == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("header \"%s\" of event is not a text", OUTBOX_HEADER_VERBATIM),
+				 errdetail("It must be a JSON array of names of columns, as one text.")));
+	ev->verbatim = value;
+	ev->verbatim_len = len;
+}
+
 void
 outbox_event_header(OutboxApplyEvent *ev, const char *name, int name_len,
 					const char *value, int value_len)
@@ -91,6 +107,8 @@ outbox_event_header(OutboxApplyEvent *ev, const char *name, int name_len,
 		else
 			ev->id_unusable = true;
 	}
+	else if (is_name(name, name_len, OUTBOX_HEADER_VERBATIM))
+		take_verbatim(ev, value, value_len);
 }
 
 bool
@@ -120,6 +138,7 @@ take_buffer(OutboxApplyEvent *ev, const JsonbValue *name, JsonbContainer *buffer
 	JsonbValue	datav;
 	JsonbValue *data = getKeyJsonValueFromContainer(buffer, "data", 4, &datav);
 	StringInfoData bytes;
+	char	   *str;
 
 	if (data == NULL || data->type != jbvBinary ||
 		!JsonContainerIsArray(data->val.binary.data))
@@ -138,8 +157,20 @@ take_buffer(OutboxApplyEvent *ev, const JsonbValue *name, JsonbContainer *buffer
 			bad_headers("A buffer's data must be numbers from 0 to 255.");
 		appendStringInfoChar(&bytes, (char) code);
 	}
+	str = pg_any_to_server(bytes.data, bytes.len, PG_UTF8);
 	outbox_event_header(ev, name->val.string.val, name->val.string.len,
-						bytes.data, bytes.len);
+						str, str == bytes.data ? bytes.len : strlen(str));
+}
+
+/*
+ * Values that are neither texts nor numbers mean nothing to the guard; but what
+ * says how the value is to be read must not be passed over.
+ */
+static void
+take_other_header(OutboxApplyEvent *ev, const JsonbValue *name)
+{
+	if (is_name(name->val.string.val, name->val.string.len, OUTBOX_HEADER_VERBATIM))
+		take_verbatim(ev, NULL, 0);
 }
 
 static void
@@ -165,9 +196,12 @@ take_json_header(OutboxApplyEvent *ev, const JsonbValue *name, const JsonbValue 
 		case jbvBinary:
 			if (JsonContainerIsObject(value->val.binary.data))
 				take_buffer(ev, name, value->val.binary.data);
+			else
+				take_other_header(ev, name);
 			break;
 		default:
-			break;				/* of no meaning for the guard */
+			take_other_header(ev, name);
+			break;
 	}
 }
 

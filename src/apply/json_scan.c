@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * json_scan.c
- *	  A strict single-pass scanner over the members of one JSON object.
+ *	  A strict single-pass scanner over the members of one JSON object, or the
+ *	  strings of one JSON array.
  *
  * PostgreSQL's own parser builds every string and calls back for every token,
  * which costs several times as much as the whole rest of an event's
@@ -327,11 +328,27 @@ outbox_json_begin(OutboxJsonScan *scan, const char *what, const char *str, int l
 }
 
 static void
-scan_end(OutboxJsonScan *scan)
+scan_end(OutboxJsonScan *scan, const char *problem)
 {
 	skip_space(scan);
 	if (scan->p < scan->end)
-		json_fail(scan, "Unexpected character after the object");
+		json_fail(scan, problem);
+}
+
+/* Step over a member's name; its value begins behind the colon. */
+static void
+scan_member(OutboxJsonScan *scan, OutboxJsonValue *name, OutboxJsonValue *value)
+{
+	scan_member_name(scan, name);
+	value->outer = scan->p;
+	while (value->outer[-1] != ':')
+		value->outer--;
+	if (scan->p < scan->end && (*scan->p == '{' || *scan->p == '['))
+		scan_container(scan, value);
+	else
+		scan_scalar(scan, value);
+	skip_space(scan);
+	value->outer_len = scan->p - value->outer;
 }
 
 bool
@@ -340,20 +357,51 @@ outbox_json_next(OutboxJsonScan *scan, OutboxJsonValue *name, OutboxJsonValue *v
 	skip_space(scan);
 	if (accept_char(scan, '}'))
 	{
-		scan_end(scan);
+		scan_end(scan, "Unexpected character after the object");
 		return false;
 	}
 	if (!scan->first && !accept_char(scan, ','))
 		json_fail(scan, "Expected \",\" or \"}\"");
 	scan->first = false;
-
-	scan_member_name(scan, name);
-	if (scan->p < scan->end && (*scan->p == '{' || *scan->p == '['))
-		scan_container(scan, value);
-	else
-		scan_scalar(scan, value);
+	scan_member(scan, name, value);
 	return true;
 }
+
+/* ---------------- an array of strings ---------------- */
+
+void
+outbox_json_begin_strings(OutboxJsonScan *scan, const char *what, const char *str, int len)
+{
+	scan->what = what;
+	scan->begin = scan->p = str;
+	scan->end = str + len;
+	scan->first = true;
+
+	skip_space(scan);
+	if (!accept_char(scan, '['))
+		json_fail(scan, "Expected \"[\"");
+}
+
+bool
+outbox_json_next_string(OutboxJsonScan *scan, OutboxJsonValue *value)
+{
+	skip_space(scan);
+	if (accept_char(scan, ']'))
+	{
+		scan_end(scan, "Unexpected character after the array");
+		return false;
+	}
+	if (!scan->first && !accept_char(scan, ','))
+		json_fail(scan, "Expected \",\" or \"]\"");
+	scan->first = false;
+	skip_space(scan);
+	if (scan->p >= scan->end || *scan->p != '"')
+		json_fail(scan, "Expected a string");
+	scan_string(scan, value);
+	return true;
+}
+
+/* ---------------- strings ---------------- */
 
 static uint32
 unescape_hex4(const char *p)

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * json_scan.h
- *	  A strict single-pass scanner over the members of one JSON object.
+ *	  A strict single-pass scanner over the members of one JSON object, or the
+ *	  strings of one JSON array.
  *
  * Members come out as slices of the input, nothing is copied or converted.
  * All of the input is validated, nested values included, by the time the last
@@ -31,7 +32,8 @@ typedef enum OutboxJsonKind
 /*
  * One value.  For a string start and len leave the quotes out, and "escaped"
  * says whether there is anything to unescape; for other kinds they are the
- * value's text.
+ * value's text.  "outer" is a member's whole text, from the colon up to the
+ * comma or brace, with its quotes and the white space around it.
  */
 typedef struct OutboxJsonValue
 {
@@ -39,11 +41,13 @@ typedef struct OutboxJsonValue
 	bool		escaped;
 	const char *start;
 	int			len;
+	const char *outer;
+	int			outer_len;
 } OutboxJsonValue;
 
 typedef struct OutboxJsonScan
 {
-	const char *what;			/* "value" or "key", for messages */
+	const char *what;			/* "value", "key" or a header, for messages */
 	const char *begin;
 	const char *p;
 	const char *end;
@@ -60,6 +64,11 @@ extern void outbox_json_begin(OutboxJsonScan *scan, const char *what,
 /* Next member; false, after checking that nothing follows, at the end. */
 extern bool outbox_json_next(OutboxJsonScan *scan, OutboxJsonValue *name,
 							 OutboxJsonValue *value);
+
+/* The same for an array of strings; raises invalid_json_text if it is none. */
+extern void outbox_json_begin_strings(OutboxJsonScan *scan, const char *what,
+									  const char *str, int len);
+extern bool outbox_json_next_string(OutboxJsonScan *scan, OutboxJsonValue *value);
 
 /*
  * The string's characters, NUL-terminated, in the current memory context.

@@ -197,10 +197,13 @@ static void
 set_column(OutboxTarget *target, OutboxRow *row, int column, const OutboxJsonValue *value)
 {
 	OutboxTargetColumn *col = &target->columns[column];
+	bool		verbatim = row->verbatim != NULL && row->verbatim[column];
 
 	outbox_row_column = col;
-	row->nulls[column] = value->kind == OUTBOX_JSON_NULL;
-	if (!row->nulls[column])
+	row->nulls[column] = value->kind == OUTBOX_JSON_NULL && !verbatim;
+	if (verbatim)
+		row->values[column] = convert_input(col, pnstrdup(value->outer, value->outer_len));
+	else if (!row->nulls[column])
 		row->values[column] = convert_value(target, col, value);
 	else if (col->is_domain)
 		(void) convert_input(col, NULL);	/* NOT NULL of the domain */
@@ -208,6 +211,30 @@ set_column(OutboxTarget *target, OutboxRow *row, int column, const OutboxJsonVal
 }
 
 /* ---------------- the value ---------------- */
+
+/*
+ * Columns that header "json_verbatim" names.  A column that is of another type
+ * here has no JSON value null, and takes it for SQL's.
+ */
+static void
+scan_verbatim(OutboxTarget *target, const OutboxApplyEvent *ev, OutboxRow *row)
+{
+	OutboxJsonScan scan;
+	OutboxJsonValue name;
+
+	row->verbatim = palloc0(sizeof(bool) * target->ncolumns);
+	outbox_json_begin_strings(&scan, "header \"" OUTBOX_HEADER_VERBATIM "\"",
+							  ev->verbatim, ev->verbatim_len);
+	while (outbox_json_next_string(&scan, &name))
+	{
+		int			len;
+		char	   *str = outbox_json_unescape(&name, &len);
+		int			column = search_column(target, str, len);
+
+		if (column >= 0 && target->columns[column].conversion == OUTBOX_CONV_JSON)
+			row->verbatim[column] = true;
+	}
+}
 
 /*
  * Take the version from the payload, where no header has one.
@@ -465,6 +492,9 @@ outbox_row_from_event(OutboxTarget *target, const OutboxApplyEvent *ev, OutboxRo
 	row->nulls = palloc(sizeof(bool) * target->ncolumns);
 	memset(row->nulls, true, sizeof(bool) * target->ncolumns);
 
+	row->verbatim = NULL;
+	if (ev->verbatim != NULL)
+		scan_verbatim(target, ev, row);
 	if (ev->value != NULL)
 		scan_value(target, ev, row, seen, &has_version);
 	else if (!row->is_delete)

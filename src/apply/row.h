@@ -19,6 +19,9 @@ typedef struct OutboxRow
 	int64		version;
 	Datum	   *values;			/* by target->columns; of a delete keys only */
 	bool	   *nulls;
+	bool	   *verbatim;		/* columns of json or jsonb to be taken as the
+								 * event has them, null and white space
+								 * included; NULL: none */
 	char	   *identity;		/* the key in one canonical text,
 								 * NUL-terminated */
 	int			identity_len;

@@ -105,7 +105,7 @@ extern void outbox_session_headers(StringInfo buf);
 /* Pack a header whose name and value are in the server's encoding. */
 extern void outbox_header_add(StringInfo buf, const char *name, const char *value);
 
-/* Raises for a name of those headers that the relay adds. */
+/* Raises for a name of those headers that say how an event is to be read. */
 extern void outbox_header_name_check(const char *name);
 
 /* Pack a JSON object's members as headers; raises if it is no object. */

@@ -81,7 +81,7 @@ void
 outbox_header_name_check(const char *name)
 {
 	if (strcmp(name, "id") == 0 || strcmp(name, "op") == 0 ||
-		strcmp(name, "version") == 0)
+		strcmp(name, "version") == 0 || strcmp(name, "json_verbatim") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("header \"%s\" is set by pg_outbox itself", name)));

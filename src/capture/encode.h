@@ -51,6 +51,18 @@ extern void outbox_encode_json(StringInfo buf, OutboxEncoder *enc, Datum value);
 /* Append the value (not null) as plain text, for a single-column key. */
 extern void outbox_encode_text(StringInfo buf, OutboxEncoder *enc, Datum value);
 
+/*
+ * Does the text of a json or jsonb value say more than the member of an object
+ * that it becomes?  A member that is null means SQL's null, and the white space
+ * around one belongs to the object.
+ */
+static inline bool
+outbox_json_needs_verbatim(const char *json, int len)
+{
+	return json[0] == 'n' || (unsigned char) json[0] <= ' ' ||
+		(unsigned char) json[len - 1] <= ' ';
+}
+
 /* Append a JSON string of the given bytes, which are in the server encoding. */
 extern void outbox_encode_string(StringInfo buf, const char *str, int len);
 

@@ -52,6 +52,7 @@ PG_FUNCTION_INFO_V1(outbox_refuse_truncate);
 static StringInfoData key_buf;
 static StringInfoData value_buf;
 static StringInfoData header_buf;
+static StringInfoData verbatim_buf; /* see note_verbatim() */
 static MemoryContext row_context = NULL;
 static bool capturing = false;	/* they are in use */
 
@@ -67,9 +68,36 @@ typedef struct RowChange
 
 /* ---------------- building messages ---------------- */
 
+/*
+ * List a column whose member is not all that its value was: the JSON value
+ * null, or white space around a json.  Header "json_verbatim" names them, so
+ * that a replica does not take the null for SQL's.
+ */
+static void
+note_verbatim(const CapturedColumn *col)
+{
+	appendStringInfoChar(&verbatim_buf, verbatim_buf.len == 0 ? '[' : ',');
+	appendBinaryStringInfo(&verbatim_buf, col->label, col->label_len - 1);
+}
+
+static void
+append_value(StringInfo buf, CapturedColumn *col, Datum value)
+{
+	int			start = buf->len;
+
+	outbox_encode_json(buf, &col->enc, value);
+	if (col->enc.encoding == OUTBOX_ENC_JSON &&
+		outbox_json_needs_verbatim(buf->data + start, buf->len - start))
+		note_verbatim(col);
+}
+
+/*
+ * The columns as a JSON object; verbatim_buf then says which are verbatim.
+ */
 static void
 append_object(StringInfo buf, const CapturedColumns *columns, TupleTableSlot *slot)
 {
+	resetStringInfo(&verbatim_buf);
 	appendStringInfoCharMacro(buf, '{');
 	for (int i = 0; i < columns->ncols; i++)
 	{
@@ -83,7 +111,7 @@ append_object(StringInfo buf, const CapturedColumns *columns, TupleTableSlot *sl
 		if (isnull)
 			appendBinaryStringInfoNT(buf, "null", 4);
 		else
-			outbox_encode_json(buf, &col->enc, value);
+			append_value(buf, col, value);
 	}
 	appendStringInfoCharMacro(buf, '}');
 	outbox_encode_to_utf8(buf);
@@ -138,6 +166,11 @@ build_headers(CapturedPublication *pub, Relation rel)
 				 U64FromFullTransactionId(GetTopFullTransactionId()));
 		outbox_header_add(&header_buf, "txid", txid);
 	}
+	if (verbatim_buf.len > 0)
+	{
+		appendStringInfoChar(&verbatim_buf, ']');
+		outbox_header_add(&header_buf, "json_verbatim", verbatim_buf.data);
+	}
 	outbox_session_headers(&header_buf);
 }
 
@@ -179,6 +212,7 @@ record_event_as(CapturedPublication *pub, Relation rel, OutboxOp op,
 	ev.stream = pub->stream;
 	ev.time_ms = outbox_statement_time_ms();
 
+	resetStringInfo(&verbatim_buf);
 	resetStringInfo(&key_buf);
 	if (append_key(&key_buf, &pub->key, slot))
 	{
@@ -425,6 +459,7 @@ outbox_capture_begin(Relation rel)
 		initStringInfo(&key_buf);
 		initStringInfo(&value_buf);
 		initStringInfo(&header_buf);
+		initStringInfo(&verbatim_buf);
 		MemoryContextSwitchTo(oldcontext);
 	}
 	capturing = true;
@@ -436,7 +471,7 @@ outbox_capture_begin(Relation rel)
 static void
 row_forget(void)
 {
-	StringInfo	bufs[] = {&key_buf, &value_buf, &header_buf};
+	StringInfo	bufs[] = {&key_buf, &value_buf, &header_buf, &verbatim_buf};
 
 	MemoryContextReset(row_context);
 	for (int i = 0; i < lengthof(bufs); i++)

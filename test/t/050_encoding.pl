@@ -41,6 +41,22 @@ is($header{source}, "latin.public.t\303\244", 'the source');
 is($header{correlation_id}, "\303\261", 'and what the session set');
 is($node->safe_psql('latin', q(SELECT count(*) FROM outbox.events WHERE headers ->> 'type' IS NOT NULL)), '1', 'the view converts them back');
 
+# A name that a header carries as JSON
+my $jsons = unique_topic('jsons');
+topic_create($broker, $jsons, 1);
+$sql = <<"END";
+$utf8
+CREATE TABLE jsons ("schlüssel" text PRIMARY KEY, "wért" jsonb);
+SELECT outbox.publish('jsons', topic => '$jsons', initial => 'none');
+INSERT INTO jsons VALUES ('ß', 'null');
+CREATE TABLE jsons_replica ("schlüssel" text PRIMARY KEY, "wért" jsonb, version bigint NOT NULL);
+SELECT outbox.replicate('jsons_replica', topic => '$jsons');
+END
+utf8::encode($sql);
+$node->safe_psql('latin', $sql);
+is_soon($node, 'latin', q{SELECT count(*) FROM jsons j, jsons_replica r WHERE rtrim(j::text, ')') = substring(r::text FROM '(.*),')}, '1', 'a null of JSON arrives');
+is((topic_read($broker, $jsons))[0]{headers}{json_verbatim}, "[\"w\303\251rt\"]", 'by a name in UTF-8');
+
 # No text at all, in each place
 topic_write($broker, $topic, {key => "\377", value => '{"x": 1}', headers => ["\376\377" => "\377"]});
 topic_write($broker, $topic, {key => "1", value => "\377\376", headers => ['version' => '7']});
