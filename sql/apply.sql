@@ -169,6 +169,15 @@ SELECT try('"p": 1.5, "q": "", "v": "abc", "m": "ok", "n": 1, "a": null, "c": nu
 SELECT try('"p": 1, "q": "", "v": "abc", "m": "ok", "n": "1", "a": "{1,2}", "c": "(1,2,x)"');
 SELECT * FROM narrow;
 
+-- what JSON cannot carry: text of an array or composite value, at any depth
+CREATE TYPE outer3 AS (p point3, pp point3[], j jsonb[]);
+CREATE TABLE texts (id int PRIMARY KEY, a int[], o outer3, version bigint NOT NULL);
+SELECT outbox.apply('texts', NULL, '{"id": 1, "a": "[0:1]={1,2}", "o": {"p": "(1,,\"a,b\")", "pp": ["(2,,)", {"x": 3}, null], "j": "[2:3]={null,NULL}"}}', '{"id": 1}');
+SELECT outbox.apply('texts', NULL, '{"id": 2, "a": [], "o": "(,\"[0:0]={\"\"(4,,)\"\"}\",)"}', '{"id": 1}');
+SELECT outbox.apply('texts', NULL, '{"id": 3, "a": "[1]", "o": null}', '{"id": 1}');
+SELECT outbox.apply('texts', NULL, '{"id": 3, "a": null, "o": {"p": "{\"x\": 1}"}}', '{"id": 1}');
+SELECT * FROM texts;
+
 -- null as a JSON value, and white space around one
 CREATE DOMAIN jdomain AS json;
 CREATE TABLE verbatim (id int PRIMARY KEY, j json, jb jsonb, dj jdomain, t text, version bigint NOT NULL);

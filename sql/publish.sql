@@ -403,6 +403,30 @@ DROP OWNED BY regress_outbox_alice, regress_outbox_bob;
 DROP ROLE regress_outbox_alice, regress_outbox_bob;
 SELECT name FROM outbox.publications;
 
+-- What JSON cannot carry: text of an array or composite value, and a header
+CREATE TYPE odd_point AS (x int[], j jsonb);
+CREATE TABLE odd (id int PRIMARY KEY, a int[], ja jsonb[], p odd_point, j json, jb jsonb) PARTITION BY LIST (id);
+CREATE TABLE odd_1 (jb jsonb, j json, p odd_point, ja jsonb[], a int[], id int NOT NULL);
+ALTER TABLE odd ATTACH PARTITION odd_1 FOR VALUES IN (1, 2, 3);
+CREATE TABLE odd_2 PARTITION OF odd FOR VALUES IN (4);
+SELECT outbox.publish('odd', topic => 'users_odd', columns => '{id,a,ja,p,j,"jb AS \"the \"\"jb\""}', headers => '{"tenant": "acme"}', filter => 'id > 1', initial => 'none');
+INSERT INTO odd VALUES (1, NULL, NULL, NULL, NULL, 'null'), (2, '{1}', '{1}', ROW('{1}', '1'), '1', NULL);
+:show
+INSERT INTO odd VALUES (3, '[0:0]={1}', ARRAY[NULL, 'null']::jsonb[], ROW('{1}', 'null'), ' null', 'null');
+UPDATE odd SET id = 4, ja = ARRAY['[1]']::jsonb[], p = ROW('[0:0]={1}', '1'), j = '1 ' WHERE id = 3;
+UPDATE odd SET j = '1', jb = '"null"' WHERE id = 4;
+DELETE FROM odd WHERE id = 4;
+:show
+DROP TABLE odd;
+CREATE TABLE odd (a jsonb, b jsonb, PRIMARY KEY (a, b));
+SELECT outbox.publish('odd', topic => 'users_odd', mode => 'key', initial => 'none');
+INSERT INTO odd VALUES ('null', '1'), ('{"a": null}', 'null');
+DELETE FROM odd;
+:show
+SELECT outbox.publish('odd', topic => 'users_odd', headers => '{"json_verbatim": "[]"}');
+DROP TABLE odd;
+DROP TYPE odd_point;
+
 DROP VIEW new_events, a_view;
 DROP MATERIALIZED VIEW a_matview;
 DROP FOREIGN TABLE a_foreign;

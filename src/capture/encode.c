@@ -4,8 +4,8 @@
  *	  Values as they go on the wire: JSON for message values, text for keys.
  *
  * The types that make up most tables are written directly.  The others go
- * through their output function or to_json(), with the settings that those
- * look at pinned; the caller pins once per row, and only if a column needs it.
+ * through their output function, with the settings that it may look at pinned;
+ * the caller pins once per row, and only if a column needs it.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,14 +18,12 @@
 #include "common/shortest_dec.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "pgtime.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/date.h"
 #include "utils/datetime.h"
 #include "utils/float.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
@@ -92,38 +90,28 @@ choose_encoding(Oid typid)
 		case JSONBOID:
 			return OUTBOX_ENC_JSON;
 		default:
-			if (type_is_array(typid) || type_is_rowtype(typid))
-				return OUTBOX_ENC_TO_JSON;
-			return OUTBOX_ENC_OUTPUT;
+			if (type_is_array(typid))
+				return OUTBOX_ENC_ARRAY;
+			return type_is_rowtype(typid) ? OUTBOX_ENC_COMPOSITE : OUTBOX_ENC_OUTPUT;
 	}
 }
 
 void
 outbox_encoder_init(OutboxEncoder *enc, Oid typid, MemoryContext context)
 {
-	MemoryContext oldcontext = MemoryContextSwitchTo(context);
+	bool		nested;
 	Oid			outfunc;
 	bool		isvarlena;
 
 	enc->basetype = getBaseType(typid);
 	enc->encoding = choose_encoding(enc->basetype);
-	enc->pinned = enc->encoding == OUTBOX_ENC_TO_JSON ||
+	nested = enc->encoding == OUTBOX_ENC_ARRAY || enc->encoding == OUTBOX_ENC_COMPOSITE;
+	enc->pinned = nested ||
 		(enc->encoding == OUTBOX_ENC_OUTPUT && !is_setting_free(enc->basetype));
 
 	getTypeOutputInfo(enc->basetype, &outfunc, &isvarlena);
 	fmgr_info_cxt(outfunc, &enc->output, context);
-	if (enc->encoding == OUTBOX_ENC_TO_JSON)
-	{
-		/* to_json() learns its argument's type from the call's expression */
-		Node	   *arg = (Node *) makeNullConst(enc->basetype, -1, InvalidOid);
-		FuncExpr   *call = makeFuncExpr(F_TO_JSON, JSONOID, list_make1(arg),
-										InvalidOid, InvalidOid,
-										COERCE_EXPLICIT_CALL);
-
-		fmgr_info_cxt(F_TO_JSON, &enc->to_json, context);
-		fmgr_info_set_expr((Node *) call, &enc->to_json);
-	}
-	MemoryContextSwitchTo(oldcontext);
+	enc->nested = nested ? outbox_nested_create(enc->basetype, context) : NULL;
 }
 
 /* ---------------- settings ---------------- */
@@ -386,8 +374,10 @@ outbox_encode_json(StringInfo buf, OutboxEncoder *enc, Datum value)
 		case OUTBOX_ENC_OUTPUT:
 			append_output(buf, enc, value, true);
 			break;
-		case OUTBOX_ENC_TO_JSON:
-			append_varlena(buf, FunctionCall1(&enc->to_json, value), false);
+		case OUTBOX_ENC_ARRAY:
+		case OUTBOX_ENC_COMPOSITE:
+			if (!outbox_nested_append(buf, enc, value))
+				append_output(buf, enc, value, true);
 			break;
 	}
 }
@@ -413,7 +403,8 @@ outbox_encode_text(StringInfo buf, OutboxEncoder *enc, Datum value)
 			break;
 		case OUTBOX_ENC_JSON:
 		case OUTBOX_ENC_OUTPUT:
-		case OUTBOX_ENC_TO_JSON:
+		case OUTBOX_ENC_ARRAY:
+		case OUTBOX_ENC_COMPOSITE:
 			append_output(buf, enc, value, false);
 			break;
 		default:

@@ -28,9 +28,12 @@ typedef enum OutboxEncoding
 	OUTBOX_ENC_FLOAT8,
 	OUTBOX_ENC_DATETIME,		/* date, time, timetz, timestamp, timestamptz */
 	OUTBOX_ENC_JSON,			/* json and jsonb: as they are */
-	OUTBOX_ENC_OUTPUT,			/* type's output function, as a JSON string */
-	OUTBOX_ENC_TO_JSON			/* to_json(): arrays, composites, casts */
+	OUTBOX_ENC_ARRAY,			/* JSON array, or as OUTPUT: see nested.c */
+	OUTBOX_ENC_COMPOSITE,		/* JSON object, or as OUTPUT */
+	OUTBOX_ENC_OUTPUT			/* type's output function, as a JSON string */
 } OutboxEncoding;
+
+typedef struct OutboxNested OutboxNested;
 
 /* How values of one type are encoded. */
 typedef struct OutboxEncoder
@@ -38,8 +41,8 @@ typedef struct OutboxEncoder
 	OutboxEncoding encoding;
 	Oid			basetype;		/* domains looked through */
 	bool		pinned;			/* output depends on settings */
-	FmgrInfo	output;			/* OUTPUT and JSON: output function */
-	FmgrInfo	to_json;		/* TO_JSON */
+	FmgrInfo	output;			/* of basetype */
+	OutboxNested *nested;		/* ARRAY and COMPOSITE: what is inside */
 } OutboxEncoder;
 
 /* Look up how to encode a type; what it needs lives in "context". */
@@ -62,6 +65,19 @@ outbox_json_needs_verbatim(const char *json, int len)
 	return json[0] == 'n' || (unsigned char) json[0] <= ' ' ||
 		(unsigned char) json[len - 1] <= ' ';
 }
+
+/* ---------------- nested.c, for encode.c ---------------- */
+
+/* What is inside a type that is an array or composite. */
+extern OutboxNested *outbox_nested_create(Oid typid, MemoryContext context);
+
+/*
+ * Append an array or composite value as JSON; false, with nothing appended, if
+ * JSON cannot carry it.
+ */
+extern bool outbox_nested_append(StringInfo buf, OutboxEncoder *enc, Datum value);
+
+/* ---------------- strings and settings ---------------- */
 
 /* Append a JSON string of the given bytes, which are in the server encoding. */
 extern void outbox_encode_string(StringInfo buf, const char *str, int len);

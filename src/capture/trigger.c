@@ -438,8 +438,8 @@ describe_change(RowChange *change, TriggerData *trigdata)
 }
 
 /*
- * Capturing runs code of users: row filters and casts.  If that changed a
- * published table, buffers and cache would be used by two at once.
+ * Capturing runs code of users: row filters.  If that changed a published
+ * table, buffers and cache would be used by two at once.
  */
 void
 outbox_capture_begin(Relation rel)
@@ -449,7 +449,7 @@ outbox_capture_begin(Relation rel)
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 				 errmsg("cannot change published table \"%s\" while another change is being captured",
 						RelationGetRelationName(rel)),
-				 errhint("Functions that row filters and casts call must not change published tables.")));
+				 errhint("Functions that row filters call must not change published tables.")));
 	if (row_context == NULL)
 	{
 		MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);

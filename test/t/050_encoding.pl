@@ -46,10 +46,10 @@ my $jsons = unique_topic('jsons');
 topic_create($broker, $jsons, 1);
 $sql = <<"END";
 $utf8
-CREATE TABLE jsons ("schlüssel" text PRIMARY KEY, "wért" jsonb);
+CREATE TABLE jsons ("schlüssel" text PRIMARY KEY, "wért" jsonb, a jsonb[], t text[]);
 SELECT outbox.publish('jsons', topic => '$jsons', initial => 'none');
-INSERT INTO jsons VALUES ('ß', 'null');
-CREATE TABLE jsons_replica ("schlüssel" text PRIMARY KEY, "wért" jsonb, version bigint NOT NULL);
+INSERT INTO jsons VALUES ('ß', 'null', ARRAY['null']::jsonb[], '[0:0]={é}');
+CREATE TABLE jsons_replica ("schlüssel" text PRIMARY KEY, "wért" jsonb, a jsonb[], t text[], version bigint NOT NULL);
 SELECT outbox.replicate('jsons_replica', topic => '$jsons');
 END
 utf8::encode($sql);
