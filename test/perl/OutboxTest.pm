@@ -436,7 +436,7 @@ sub topic_write
 		my $input   = '';
 
 		push @args, '-p', $record->{partition} if defined $record->{partition};
-		if (defined $record->{value})
+		if (length($record->{value} // ''))
 		{
 			binmode $file;
 			print $file $record->{value};
@@ -444,16 +444,17 @@ sub topic_write
 		}
 		else
 		{
-			# kcat takes no null out of a file: a line with a key and nothing else
+			# kcat takes nothing out of an empty file: a line with a key and nothing else
 			$input = ($record->{key} // '') . "\x1f\n";
-			push @args, '-Z', '-K', "\x1f";
+			push @args, '-K', "\x1f";
+			push @args, '-Z' if !defined $record->{value};
 		}
 		close $file;
 		while (my ($name, $value) = splice @headers, 0, 2)
 		{
 			push @args, '-H', defined $value ? "$name=$value" : $name;
 		}
-		push @args, "$file" if defined $record->{value};
+		push @args, "$file" if length($record->{value} // '');
 		my ($ok, $out, $err) = _kcat($broker, $input, @args);
 		die "kcat could not write to topic \"$topic\": $err" if !$ok;
 	}
