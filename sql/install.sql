@@ -8,6 +8,26 @@ FROM pg_depend d JOIN pg_namespace n ON n.oid = d.refobjid AND d.refclassid = 'p
 WHERE nspname = 'outbox';
 CREATE EXTENSION pg_outbox;
 CREATE EXTENSION pg_outbox;
+-- Events of the transaction that drops it go with it
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" 'localhost:1');
+SELECT outbox.emit('t', 'k', 'x') > 0 AS emitted;
+\set VERBOSITY terse
+BEGIN;
+SELECT outbox.emit('t', 'k', 'x') > 0 AS emitted;
+DROP EXTENSION pg_outbox CASCADE;
+COMMIT;
+BEGIN;
+CREATE EXTENSION pg_outbox;
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" 'localhost:1');
+SELECT outbox.emit('t', 'k', 'old') > 0 AS emitted;
+DROP EXTENSION pg_outbox CASCADE;
+CREATE EXTENSION pg_outbox;
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" 'localhost:1');
+SELECT outbox.emit('t', 'k', 'new') > 0 AS emitted;
+COMMIT;
+SELECT convert_from(value, 'UTF8') FROM outbox.events;
+DROP SERVER kafka;
+\set VERBOSITY default
 -- Only into its own schema
 DROP EXTENSION pg_outbox;
 CREATE EXTENSION pg_outbox SCHEMA public;

@@ -347,6 +347,34 @@ UPDATE amounts SET id = 1.00;
 :show
 DROP TABLE amounts;
 
+-- Rows that come with a partition are copied, those that go with one are not deleted
+CREATE TABLE logs (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE logs_0 PARTITION OF logs FOR VALUES FROM (0) TO (10);
+SELECT outbox.publish('logs', topic => 'orders', initial => 'none');
+CREATE TABLE logs_1 (id int PRIMARY KEY);
+CREATE TABLE logs_2 (id int PRIMARY KEY);
+INSERT INTO logs_2 VALUES (20);
+ALTER TABLE logs ATTACH PARTITION logs_1 FOR VALUES FROM (10) TO (20);
+SELECT publication, state FROM outbox.copies WHERE publication = 'logs';
+BEGIN;
+ALTER TABLE logs ATTACH PARTITION logs_2 FOR VALUES FROM (20) TO (30);
+SELECT publication, state FROM outbox.copies WHERE publication = 'logs';
+SELECT state FROM outbox.publications WHERE name = 'logs';
+ALTER TABLE logs DETACH PARTITION logs_2;
+ROLLBACK;
+DROP TABLE logs, logs_1, logs_2;
+
+-- Where the column of the message key is null, the identity is the key
+CREATE TABLE grouped (id int PRIMARY KEY, g text);
+SELECT outbox.publish('grouped', topic => 'orders', partition_by => '{g}', initial => 'none');
+INSERT INTO grouped VALUES (1, 'a'), (2, NULL);
+DELETE FROM grouped;
+:show
+DROP TABLE grouped;
+
+-- More than could ever be sent
+SELECT outbox.emit('orders', 'k', repeat('x', 128 * 1024 * 1024));
+
 -- Who may do what
 CREATE ROLE regress_outbox_alice;
 CREATE ROLE regress_outbox_bob;

@@ -6,7 +6,8 @@
  * - A column's new name is taken over wherever a publication names it, also
  *	 where it comes from a table above or from the table's type.  On the wire a
  *	 listed column keeps its name.
- * - New partitions get the trigger that refuses TRUNCATE.
+ * - New partitions get the trigger that refuses TRUNCATE; if they bring rows,
+ *	 the publication is copied again.
  * - A dropped table takes its publications with it.
  * - What a publication needs of its table is not dropped: listed columns,
  *	 those in its filter and what else that uses, the unique index on its
@@ -25,10 +26,12 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "miscadmin.h"
@@ -36,6 +39,7 @@
 #include "utils/lsyscache.h"
 
 #include "capture/capture.h"
+#include "capture/copy.h"
 #include "capture/filter.h"
 #include "common/catalog.h"
 
@@ -88,6 +92,17 @@ static const char partitioned_sql[] =
 "       CROSS JOIN LATERAL pg_partition_ancestors(c.objid) AS a (relid)"
 "       JOIN outbox._publication p ON p.source = a.relid"
 " WHERE c.classid = 'pg_class'::regclass AND p.kind = 'table'";
+
+/* Publications of the altered table and those above. */
+static const char above_sql[] =
+"SELECT p.name FROM outbox._publication p"
+" WHERE p.kind = 'table' AND p.source IN"
+"       (SELECT a.relid FROM pg_event_trigger_ddl_commands() c"
+"               CROSS JOIN LATERAL pg_partition_ancestors(c.objid) AS a (relid)"
+"         WHERE c.classid = 'pg_class'::regclass"
+"        UNION ALL SELECT c.objid FROM pg_event_trigger_ddl_commands() c"
+"         WHERE c.classid = 'pg_class'::regclass)"
+" ORDER BY p.name";
 
 static const char rename_sql[] =
 "UPDATE outbox._publication"
@@ -270,6 +285,85 @@ guard_partitions(void)
 		outbox_source_guard_partitions(lfirst_oid(lc));
 }
 
+/* ---------------- partitions that come and go ---------------- */
+
+/*
+ * Rows that come with a partition are no change of a row: a copy brings them.
+ * Those that go with one stay in the replicas.
+ */
+static void
+copy_published(const char *sql)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	query(sql);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		names = lappend(names, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+	foreach(lc, names)
+	{
+		ereport(NOTICE,
+				(errmsg("publication \"%s\" is copied again because of the rows of the new partition",
+						(char *) lfirst(lc))));
+		outbox_copy_request(lfirst(lc), true);
+	}
+}
+
+static void
+warn_detached(const char *sql)
+{
+	query(sql);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("rows of the detached partition stay in the replicas of publication \"%s\"",
+						SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1)),
+				 errdetail("Detaching a partition makes no events."),
+				 errhint("To remove them everywhere, DELETE them before.")));
+}
+
+static bool
+has_rows(RangeVar *name)
+{
+	Relation	rel = relation_openrv(name, AccessShareLock);
+	List	   *oids = find_all_inheritors(RelationGetRelid(rel), AccessShareLock, NULL);
+	bool		found = false;
+	ListCell   *lc;
+
+	relation_close(rel, NoLock);
+	foreach(lc, oids)
+	{
+		rel = relation_open(lfirst_oid(lc), NoLock);
+		if (rel->rd_rel->relkind == RELKIND_RELATION)
+			found |= RelationGetNumberOfBlocks(rel) > 0;
+		relation_close(rel, NoLock);
+	}
+	return found;
+}
+
+/*
+ * The names are those of the command: looked up under its search path.
+ */
+static void
+find_partition_command(FunctionCallInfo fcinfo, bool *attached, bool *detached)
+{
+	Node	   *stmt = ((EventTriggerData *) fcinfo->context)->parsetree;
+	ListCell   *lc;
+
+	*attached = *detached = false;
+	if (!IsA(stmt, AlterTableStmt))
+		return;
+	foreach(lc, ((AlterTableStmt *) stmt)->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_AttachPartition)
+			*attached |= has_rows(((PartitionCmd *) cmd->def)->name);
+		else if (cmd->subtype == AT_DetachPartition)
+			*detached = true;
+	}
+}
+
 static void
 check_called(FunctionCallInfo fcinfo)
 {
@@ -285,8 +379,11 @@ outbox_table_altered(PG_FUNCTION_ARGS)
 	OutboxOwnerScope scope;
 	List	   *pubs;
 	ListCell   *lc;
+	bool		attached;
+	bool		detached;
 
 	check_called(fcinfo);
+	find_partition_command(fcinfo, &attached, &detached);
 	SPI_connect();
 	outbox_owner_enter(&scope);
 	pubs = read_followed(altered_sql);
@@ -303,6 +400,10 @@ outbox_table_altered(PG_FUNCTION_ARGS)
 		outbox_capture_invalidate(pub->source);
 	}
 	guard_partitions();
+	if (attached && outbox_capture_enabled())
+		copy_published(above_sql);
+	if (detached)
+		warn_detached(above_sql);
 	outbox_owner_leave(&scope);
 	SPI_finish();
 	PG_RETURN_NULL();

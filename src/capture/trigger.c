@@ -119,7 +119,7 @@ append_object(StringInfo buf, const CapturedColumns *columns, TupleTableSlot *sl
 
 /*
  * A message key: a single column's text, several columns as a JSON object.
- * A single column that is null gives no key.
+ * A single column that is null gives none.
  */
 static bool
 append_key(StringInfo buf, const CapturedColumns *columns, TupleTableSlot *slot)
@@ -213,12 +213,12 @@ record_event_as(CapturedPublication *pub, Relation rel, OutboxOp op,
 	ev.time_ms = outbox_statement_time_ms();
 
 	resetStringInfo(&verbatim_buf);
+	/* without a key a row's events would go to any partition, in no order */
 	resetStringInfo(&key_buf);
-	if (append_key(&key_buf, &pub->key, slot))
-	{
-		ev.key = key_buf.data;
-		ev.key_len = key_buf.len;
-	}
+	if (!append_key(&key_buf, &pub->key, slot))
+		(void) append_key(&key_buf, &pub->identity, slot);
+	ev.key = key_buf.data;
+	ev.key_len = key_buf.len;
 	if (op != OUTBOX_OP_DELETE || !pub->key_is_identity)
 	{
 		bool		identity_only = pub->thin || op == OUTBOX_OP_DELETE;

@@ -33,6 +33,7 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "common/fault.h"
 #include "log/log_internal.h"
@@ -43,6 +44,8 @@
  * columns and the head of the packed events.
  */
 #define CHUNK_BYTES 8000
+
+#define EVENT_MAX_MB 128
 
 typedef struct Chunk
 {
@@ -79,6 +82,7 @@ typedef struct PendingEvents
 	int64		nevents;		/* appended, aborted parts included */
 	bool		wrote_early;	/* rows without commit stamp exist */
 	int			segment;		/* -1: not chosen yet */
+	Oid			stampid;		/* outbox._stamp: the extension they belong to */
 } PendingEvents;
 
 static PendingEvents pending;
@@ -103,6 +107,7 @@ pending_begin(void)
 	pending.marks = palloc(sizeof(Mark) * pending.maxmarks);
 	MemoryContextSwitchTo(oldcontext);
 	pending.segment = -1;
+	pending.stampid = outbox_stamp_sequence();
 }
 
 static Chunk *
@@ -303,6 +308,10 @@ write_all(void)
 		return;
 	Assert(pending.nmarks == 0);
 
+	/* DROP EXTENSION in this transaction took the log along */
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(pending.stampid)))
+		return;
+
 	stamp = outbox_stamp_next();
 	OUTBOX_FAULT("log.before_write");
 	for (int i = 0; i < pending.nchunks; i++)
@@ -323,6 +332,24 @@ write_all(void)
 	OUTBOX_FAULT("log.after_write");
 }
 
+/*
+ * The relay holds an event in memory, several times for moments.  No server
+ * takes messages that come near this size (see option message.max.bytes).
+ */
+static void
+check_size(const OutboxEvent *ev)
+{
+	int64		size = (int64) ev->key_len + ev->value_len + ev->headers_len;
+
+	if (size > EVENT_MAX_MB * INT64CONST(1024) * 1024)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("event is too large"),
+				 errdetail("It has %lld MB; the limit is %d MB, and messages of more than 64 MB cannot be sent at all.",
+						   (long long) size / (1024 * 1024), EVENT_MAX_MB),
+				 errhint("Publish the table without its large columns, or with mode => 'key'.")));
+}
+
 void
 outbox_log_append(const OutboxEvent *ev)
 {
@@ -330,6 +357,10 @@ outbox_log_append(const OutboxEvent *ev)
 	Chunk	   *chunk;
 	int			len;
 
+	check_size(ev);
+	if (pending.context != NULL && pending.stampid != outbox_stamp_sequence())
+		memset(&pending, 0, sizeof(pending));	/* of an extension that is
+												 * gone */
 	if (pending.context == NULL)
 		pending_begin();
 	oldcontext = MemoryContextSwitchTo(pending.context);

@@ -180,6 +180,12 @@ outbox_stamp_next(void)
 	return value;
 }
 
+Oid
+outbox_stamp_sequence(void)
+{
+	return fenced_seqid;
+}
+
 int64
 outbox_stamp_last(void)
 {

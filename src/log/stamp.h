@@ -16,6 +16,12 @@
  */
 extern int64 outbox_stamp_next(void);
 
+/*
+ * The sequence that this backend's last stamp is from; another one after DROP
+ * and CREATE EXTENSION.
+ */
+extern Oid	outbox_stamp_sequence(void);
+
 /* Last stamp taken, without taking one. */
 extern int64 outbox_stamp_last(void);
 
