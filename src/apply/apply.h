@@ -12,6 +12,8 @@
 
 #include "utils/jsonb.h"
 
+#include "common/header.h"
+
 /* In the order of the labels of outbox.apply_result. */
 typedef enum OutboxApplyResult
 {
@@ -60,9 +62,6 @@ extern void outbox_event_header(OutboxApplyEvent *ev, const char *name, int name
  * the forms that clients use.
  */
 extern void outbox_event_headers_jsonb(OutboxApplyEvent *ev, Jsonb *headers);
-
-/* The header that names columns whose JSON is to be taken as it stands. */
-#define OUTBOX_HEADER_VERBATIM "json_verbatim"
 
 /* A decimal integer of at most 64 bits; false if it is none. */
 extern bool outbox_parse_version(const char *value, int len, int64 *version);

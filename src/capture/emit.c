@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "common/argument.h"
+#include "common/header.h"
 #include "kafka/kafka.h"
 #include "log/log.h"
 #include "log/stamp.h"
@@ -81,7 +82,7 @@ void
 outbox_header_name_check(const char *name)
 {
 	if (strcmp(name, "id") == 0 || strcmp(name, "op") == 0 ||
-		strcmp(name, "version") == 0 || strcmp(name, "json_verbatim") == 0)
+		strcmp(name, "version") == 0 || strcmp(name, OUTBOX_HEADER_VERBATIM) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("header \"%s\" is set by pg_outbox itself", name)));

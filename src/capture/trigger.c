@@ -42,6 +42,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "common/header.h"
 #include "log/log.h"
 #include "log/stamp.h"
 
@@ -70,8 +71,8 @@ typedef struct RowChange
 
 /*
  * List a column whose member is not all that its value was: the JSON value
- * null, or white space around a json.  Header "json_verbatim" names them, so
- * that a replica does not take the null for SQL's.
+ * null, or white space around a json.  A header names them, so that a replica
+ * does not take the null for SQL's.
  */
 static void
 note_verbatim(const CapturedColumn *col)
@@ -169,7 +170,7 @@ build_headers(CapturedPublication *pub, Relation rel)
 	if (verbatim_buf.len > 0)
 	{
 		appendStringInfoChar(&verbatim_buf, ']');
-		outbox_header_add(&header_buf, "json_verbatim", verbatim_buf.data);
+		outbox_header_add(&header_buf, OUTBOX_HEADER_VERBATIM, verbatim_buf.data);
 	}
 	outbox_session_headers(&header_buf);
 }

@@ -10,6 +10,12 @@
 
 #include "postgres.h"
 
+/*
+ * The header that names columns of type json and jsonb which are to be taken as
+ * the value has them: null is the JSON value null, white space belongs to it.
+ */
+#define OUTBOX_HEADER_VERBATIM "json_verbatim"
+
 /* A header; value NULL is a header without a value.  Not NUL-terminated. */
 typedef struct OutboxHeader
 {
