@@ -164,7 +164,8 @@ SELECT try('"p": 1, "q": "", "v": "abc", "m": "meh", "n": 1, "a": null, "c": nul
 SELECT try('"p": 1, "q": "", "v": "abc", "m": "ok", "n": 100, "a": null, "c": null');
 SELECT try('"p": 1, "q": "", "v": "abc", "m": "ok", "n": 1, "a": [1, "x"], "c": null');
 SELECT try('"p": 1, "q": "", "v": "abc", "m": "ok", "n": 1, "a": {}, "c": null');
-SELECT try('"p": 1, "q": "", "v": "abc", "m": "ok", "n": 1, "a": null, "c": {"y": "x"}');
+SELECT try('"p": 1, "q": "", "v": "abc", "m": "ok", "n": 1, "a": null, "c": {"x": 1, "y": "x", "label": null}');
+SELECT try('"p": 1, "q": "", "v": "abc", "m": "ok", "n": 1, "a": null, "c": {"x": 1, "z": 2, "label": null}');
 SELECT try('"p": 1.5, "q": "", "v": "abc", "m": "ok", "n": 1, "a": null, "c": null');
 SELECT try('"p": 1, "q": "", "v": "abc", "m": "ok", "n": "1", "a": "{1,2}", "c": "(1,2,x)"');
 SELECT * FROM narrow;
@@ -172,11 +173,26 @@ SELECT * FROM narrow;
 -- what JSON cannot carry: text of an array or composite value, at any depth
 CREATE TYPE outer3 AS (p point3, pp point3[], j jsonb[]);
 CREATE TABLE texts (id int PRIMARY KEY, a int[], o outer3, version bigint NOT NULL);
-SELECT outbox.apply('texts', NULL, '{"id": 1, "a": "[0:1]={1,2}", "o": {"p": "(1,,\"a,b\")", "pp": ["(2,,)", {"x": 3}, null], "j": "[2:3]={null,NULL}"}}', '{"id": 1}');
+SELECT outbox.apply('texts', NULL, '{"id": 1, "a": "[0:1]={1,2}", "o": {"p": "(1,,\"a,b\")", "pp": ["(2,,)", {"x": 3, "y": null, "label": "l", "other": {}}, null], "j": "[2:3]={null,NULL}"}}', '{"id": 1}');
 SELECT outbox.apply('texts', NULL, '{"id": 2, "a": [], "o": "(,\"[0:0]={\"\"(4,,)\"\"}\",)"}', '{"id": 1}');
 SELECT outbox.apply('texts', NULL, '{"id": 3, "a": "[1]", "o": null}', '{"id": 1}');
-SELECT outbox.apply('texts', NULL, '{"id": 3, "a": null, "o": {"p": "{\"x\": 1}"}}', '{"id": 1}');
+SELECT outbox.apply('texts', NULL, '{"id": 3, "a": null, "o": {"p": "{\"x\": 1}", "pp": null, "j": null}}', '{"id": 1}');
 SELECT * FROM texts;
+
+-- a field that is missing, at any depth
+SELECT outbox.apply('texts', NULL, '{"id": 3, "a": null, "o": {"p": {"x": 1, "y": 2}, "pp": null, "j": null}}', '{"id": 1}');
+SELECT outbox.apply('texts', NULL, '{"id": 3, "a": null, "o": {"p": null, "pp": [[{"x": 1, "y": 2, "label": ""}], [{"x": 1, "y": 2}]], "j": null}}', '{"id": 1}');
+SELECT outbox.apply('texts', NULL, '{"id": 3, "a": null, "o": {"p": null, "pp": [], "j": {}}}', '{"id": 1}');
+SELECT outbox.apply('texts', NULL, '{"id": 3, "a": null, "o": {}}', '{"id": 1}');
+CREATE TYPE fields AS (x int, y numeric, label text);
+CREATE DOMAIN inside AS fields;
+CREATE TABLE domains (id int PRIMARY KEY, d inside[], version bigint NOT NULL);
+SELECT outbox.apply('domains', NULL, '{"id": 1, "d": [null, {"x": 1, "\u0079": 2, "label": ""}]}', '{"id": 1}');
+SELECT outbox.apply('domains', NULL, '{"id": 1, "d": [null, {"x": 1, "label": ""}]}', '{"id": 2}');
+ALTER TYPE fields DROP ATTRIBUTE y;
+SELECT outbox.apply('domains', NULL, '{"id": 1, "d": [null, {"x": 1, "label": ""}]}', '{"id": 2}') AS dropped;
+ALTER TYPE fields ADD ATTRIBUTE y numeric;
+SELECT outbox.apply('domains', NULL, '{"id": 1, "d": [null, {"x": 1, "label": ""}]}', '{"id": 3}') AS added;
 
 -- null as a JSON value, and white space around one
 CREATE DOMAIN jdomain AS json;

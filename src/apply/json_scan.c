@@ -2,7 +2,7 @@
  *
  * json_scan.c
  *	  A strict single-pass scanner over the members of one JSON object, or the
- *	  strings of one JSON array.
+ *	  elements of one JSON array.
  *
  * PostgreSQL's own parser builds every string and calls back for every token,
  * which costs several times as much as the whole rest of an event's
@@ -335,6 +335,15 @@ scan_end(OutboxJsonScan *scan, const char *problem)
 		json_fail(scan, problem);
 }
 
+static void
+scan_any(OutboxJsonScan *scan, OutboxJsonValue *value)
+{
+	if (scan->p < scan->end && (*scan->p == '{' || *scan->p == '['))
+		scan_container(scan, value);
+	else
+		scan_scalar(scan, value);
+}
+
 /* Step over a member's name; its value begins behind the colon. */
 static void
 scan_member(OutboxJsonScan *scan, OutboxJsonValue *name, OutboxJsonValue *value)
@@ -343,10 +352,7 @@ scan_member(OutboxJsonScan *scan, OutboxJsonValue *name, OutboxJsonValue *value)
 	value->outer = scan->p;
 	while (value->outer[-1] != ':')
 		value->outer--;
-	if (scan->p < scan->end && (*scan->p == '{' || *scan->p == '['))
-		scan_container(scan, value);
-	else
-		scan_scalar(scan, value);
+	scan_any(scan, value);
 	skip_space(scan);
 	value->outer_len = scan->p - value->outer;
 }
@@ -367,10 +373,10 @@ outbox_json_next(OutboxJsonScan *scan, OutboxJsonValue *name, OutboxJsonValue *v
 	return true;
 }
 
-/* ---------------- an array of strings ---------------- */
+/* ---------------- arrays ---------------- */
 
 void
-outbox_json_begin_strings(OutboxJsonScan *scan, const char *what, const char *str, int len)
+outbox_json_begin_array(OutboxJsonScan *scan, const char *what, const char *str, int len)
 {
 	scan->what = what;
 	scan->begin = scan->p = str;
@@ -383,7 +389,7 @@ outbox_json_begin_strings(OutboxJsonScan *scan, const char *what, const char *st
 }
 
 bool
-outbox_json_next_string(OutboxJsonScan *scan, OutboxJsonValue *value)
+outbox_json_next_element(OutboxJsonScan *scan, OutboxJsonValue *value)
 {
 	skip_space(scan);
 	if (accept_char(scan, ']'))
@@ -395,9 +401,7 @@ outbox_json_next_string(OutboxJsonScan *scan, OutboxJsonValue *value)
 		json_fail(scan, "Expected \",\" or \"]\"");
 	scan->first = false;
 	skip_space(scan);
-	if (scan->p >= scan->end || *scan->p != '"')
-		json_fail(scan, "Expected a string");
-	scan_string(scan, value);
+	scan_any(scan, value);
 	return true;
 }
 

@@ -2,7 +2,7 @@
  *
  * json_scan.h
  *	  A strict single-pass scanner over the members of one JSON object, or the
- *	  strings of one JSON array.
+ *	  elements of one JSON array.
  *
  * Members come out as slices of the input, nothing is copied or converted.
  * All of the input is validated, nested values included, by the time the last
@@ -65,10 +65,13 @@ extern void outbox_json_begin(OutboxJsonScan *scan, const char *what,
 extern bool outbox_json_next(OutboxJsonScan *scan, OutboxJsonValue *name,
 							 OutboxJsonValue *value);
 
-/* The same for an array of strings; raises invalid_json_text if it is none. */
-extern void outbox_json_begin_strings(OutboxJsonScan *scan, const char *what,
-									  const char *str, int len);
-extern bool outbox_json_next_string(OutboxJsonScan *scan, OutboxJsonValue *value);
+/*
+ * The same for the elements of an array; raises invalid_json_text if it is none.
+ * Elements have no "outer".
+ */
+extern void outbox_json_begin_array(OutboxJsonScan *scan, const char *what,
+									const char *str, int len);
+extern bool outbox_json_next_element(OutboxJsonScan *scan, OutboxJsonValue *value);
 
 /*
  * The string's characters, NUL-terminated, in the current memory context.

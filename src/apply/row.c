@@ -22,6 +22,7 @@
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 
+#include "apply/fields.h"
 #include "apply/json_scan.h"
 
 /* Identities longer than this are kept as a digest; an index has its limits. */
@@ -185,7 +186,10 @@ convert_value(OutboxTarget *target, OutboxTargetColumn *col, const OutboxJsonVal
 			return convert_input(col, value_json(value));
 		case OUTBOX_CONV_NESTED:
 			if (value->kind == OUTBOX_JSON_ARRAY || value->kind == OUTBOX_JSON_OBJECT)
+			{
+				outbox_fields_check(col->typid, value);
 				return convert_nested(target, col, value);
+			}
 			break;
 		case OUTBOX_CONV_INPUT:
 			break;
@@ -223,14 +227,20 @@ scan_verbatim(OutboxTarget *target, const OutboxApplyEvent *ev, OutboxRow *row)
 	OutboxJsonValue name;
 
 	row->verbatim = palloc0(sizeof(bool) * target->ncolumns);
-	outbox_json_begin_strings(&scan, "header \"" OUTBOX_HEADER_VERBATIM "\"",
-							  ev->verbatim, ev->verbatim_len);
-	while (outbox_json_next_string(&scan, &name))
+	outbox_json_begin_array(&scan, "header \"" OUTBOX_HEADER_VERBATIM "\"",
+							ev->verbatim, ev->verbatim_len);
+	while (outbox_json_next_element(&scan, &name))
 	{
 		int			len;
-		char	   *str = outbox_json_unescape(&name, &len);
-		int			column = search_column(target, str, len);
+		char	   *str;
+		int			column;
 
+		if (name.kind != OUTBOX_JSON_STRING)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("header \"%s\" of event is not a list of names", OUTBOX_HEADER_VERBATIM)));
+		str = outbox_json_unescape(&name, &len);
+		column = search_column(target, str, len);
 		if (column >= 0 && target->columns[column].conversion == OUTBOX_CONV_JSON)
 			row->verbatim[column] = true;
 	}
