@@ -4,13 +4,15 @@
  *	  What a replica looks like to the applier: columns, key, version, plans.
  *
  * Descriptors live in a hash table of the backend, each in a memory context
- * of its own.  The relcache callback only clears "valid"; the next acquire
- * that finds it cleared takes the descriptor out of the table and frees it,
- * or leaves that to the last release if somebody further up the stack (a
- * trigger of the target that applies events to it) is using it.
+ * of its own.  The callbacks of the caches only clear "valid"; the next
+ * acquire that finds it cleared takes the descriptor out of the table and
+ * frees it, or leaves that to the last release if somebody further up the
+ * stack (a trigger of the target that applies events to it) is using it.
  *
  * The relation is locked with RowExclusiveLock until the end of the
- * transaction, so a descriptor that was valid at acquire stays right.
+ * transaction, so a descriptor that was valid at acquire stays right.  Names
+ * of schemas and types, which plans contain, are under no lock: a plan is never
+ * made anew from an old name except where one changes during a single call.
  *
  *-------------------------------------------------------------------------
  */
@@ -73,6 +75,31 @@ targets_invalidate(Datum arg, Oid relid)
 		entry->target->valid = false;
 }
 
+/*
+ * A schema has another name, and so have the tables and operators in it.
+ */
+static void
+targets_invalidate_schema(Datum arg, int cacheid, uint32 hashvalue)
+{
+	targets_invalidate((Datum) 0, InvalidOid);
+}
+
+/*
+ * A type has changed, perhaps its name.
+ */
+static void
+targets_invalidate_type(Datum arg, int cacheid, uint32 hashvalue)
+{
+	HASH_SEQ_STATUS status;
+	CachedTarget *entry;
+
+	hash_seq_init(&status, targets);
+	while ((entry = hash_seq_search(&status)) != NULL)
+		for (int i = 0; i < entry->target->ncolumns; i++)
+			if (hashvalue == 0 || entry->target->columns[i].type_hash == hashvalue)
+				entry->target->valid = false;
+}
+
 static void
 targets_init(void)
 {
@@ -83,6 +110,8 @@ targets_init(void)
 	ctl.entrysize = sizeof(CachedTarget);
 	targets = hash_create("pg_outbox targets", 32, &ctl, HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(targets_invalidate, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, targets_invalidate_schema, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, targets_invalidate_type, (Datum) 0);
 }
 
 static void
@@ -522,6 +551,7 @@ build_column(OutboxTarget *target, OutboxTargetColumn *col, Form_pg_attribute at
 	strlcpy(col->name, NameStr(att->attname), NAMEDATALEN);
 	col->name_len = strlen(col->name);
 	col->typid = att->atttypid;
+	col->type_hash = GetSysCacheHashValue1(TYPEOID, ObjectIdGetDatum(att->atttypid));
 	col->typmod = att->atttypmod;
 	col->collation = att->attcollation;
 	get_typlenbyval(att->atttypid, &col->typlen, &col->typbyval);

@@ -4,7 +4,8 @@
  *	  What a replica looks like to the applier: columns, key, version, plans.
  *
  * Descriptors are cached per backend by relation and made anew when the
- * relation changes; a change of its subscription sends the same message.
+ * relation, a type of its columns or any schema changes; a change of its
+ * subscription sends the same message as one of the relation.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,6 +42,7 @@ typedef struct OutboxTargetColumn
 	char		name[NAMEDATALEN];
 	int			name_len;
 	Oid			typid;
+	uint32		type_hash;		/* under which the type cache speaks of it */
 	int32		typmod;
 	Oid			collation;
 	int16		typlen;
@@ -74,7 +76,7 @@ typedef struct OutboxMemberHint
 typedef struct OutboxTarget
 {
 	Oid			relid;			/* hash key */
-	bool		valid;			/* cleared by relcache invalidation */
+	bool		valid;			/* cleared by invalidation */
 	int			in_use;			/* scopes that hold it */
 	MemoryContext context;		/* everything below lives here */
 	char	   *name;			/* qualified and quoted */

@@ -1,0 +1,34 @@
+-- Replicas that change, or that are not quite like others: outbox.apply().
+\set VERBOSITY terse
+SET client_min_messages = warning;
+
+-- a schema gets another name, and another table takes the old one
+CREATE SCHEMA apply_old;
+CREATE TABLE apply_old.r (id int PRIMARY KEY, a text, version bigint NOT NULL);
+SELECT outbox.apply('apply_old.r', '1', '{"id": 1, "a": "x"}', '{"id": 1}');
+SELECT outbox.apply('apply_old.r', '2', NULL, '{"id": 1}');
+ALTER SCHEMA apply_old RENAME TO apply_new;
+SELECT outbox.apply('apply_new.r', '1', '{"id": 1, "a": "y"}', '{"id": 2}');
+CREATE SCHEMA apply_old;
+CREATE TABLE apply_old.r (id int PRIMARY KEY, a text, version bigint NOT NULL);
+SELECT outbox.apply('apply_new.r', '1', '{"id": 1, "a": "z"}', '{"id": 3}');
+SELECT outbox.apply('apply_new.r', '1', '{"id": 1, "a": "late"}', '{"id": 2}');
+SELECT outbox.apply('apply_new.r', '1', '{"id": "x", "a": "z"}', '{"id": 4}');
+SELECT * FROM apply_new.r;
+SELECT * FROM apply_old.r;
+DROP SCHEMA apply_old, apply_new CASCADE;
+
+-- so does a type whose values come as JSON
+CREATE SCHEMA apply_test;
+SET search_path = apply_test;
+CREATE TYPE pair AS (x int, y int);
+CREATE DOMAIN pairs AS pair[];
+CREATE TABLE r (id int PRIMARY KEY, c pair, a pair[], d pairs, version bigint NOT NULL);
+SELECT outbox.apply('r', '1', '{"id": 1, "c": {"x": 1, "y": 2}, "a": [{"x": 3, "y": 4}], "d": [{"x": 5, "y": 6}]}', '{"id": 1}');
+ALTER TYPE pair RENAME TO couple;
+ALTER DOMAIN pairs RENAME TO couples;
+CREATE TYPE pair AS (z int);
+CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq);	-- all plans are made again
+SELECT outbox.apply('r', '1', '{"id": 1, "c": {"x": 2, "y": 2}, "a": [{"x": 4, "y": 4}], "d": [{"x": 6, "y": 6}]}', '{"id": 2}');
+SELECT * FROM r;
+DROP SCHEMA apply_test CASCADE;
