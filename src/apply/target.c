@@ -4,9 +4,9 @@
  *	  What a replica looks like to the applier: columns, key, version, plans.
  *
  * Descriptors live in a hash table of the backend, each in a memory context
- * of its own.  The callbacks of the caches only clear "valid"; the next
- * acquire that finds it cleared takes the descriptor out of the table and
- * frees it, or leaves that to the last release if somebody further up the
+ * of its own.  The callbacks of the caches only clear "valid" of the entry;
+ * the next acquire that finds it cleared takes the descriptor out of the table
+ * and frees it, or leaves that to the last release if somebody further up the
  * stack (a trigger of the target that applies events to it) is using it.
  *
  * The relation is locked with RowExclusiveLock until the end of the
@@ -44,13 +44,15 @@
 
 #include "common/argument.h"
 #include "common/catalog.h"
+#include "common/fault.h"
 
 #define DEFAULT_VERSION_COLUMN "version"
 
 typedef struct CachedTarget
 {
 	Oid			relid;			/* hash key */
-	OutboxTarget *target;
+	bool		valid;			/* cleared by invalidation */
+	OutboxTarget *target;		/* NULL until it is built */
 } CachedTarget;
 
 static HTAB *targets = NULL;
@@ -67,12 +69,12 @@ targets_invalidate(Datum arg, Oid relid)
 	{
 		entry = hash_search(targets, &relid, HASH_FIND, NULL);
 		if (entry != NULL)
-			entry->target->valid = false;
+			entry->valid = false;
 		return;
 	}
 	hash_seq_init(&status, targets);
 	while ((entry = hash_seq_search(&status)) != NULL)
-		entry->target->valid = false;
+		entry->valid = false;
 }
 
 /*
@@ -82,6 +84,15 @@ static void
 targets_invalidate_schema(Datum arg, int cacheid, uint32 hashvalue)
 {
 	targets_invalidate((Datum) 0, InvalidOid);
+}
+
+static bool
+uses_type(const OutboxTarget *target, uint32 hashvalue)
+{
+	for (int i = 0; i < target->ncolumns; i++)
+		if (target->columns[i].type_hash == hashvalue)
+			return true;
+	return false;
 }
 
 /*
@@ -95,9 +106,8 @@ targets_invalidate_type(Datum arg, int cacheid, uint32 hashvalue)
 
 	hash_seq_init(&status, targets);
 	while ((entry = hash_seq_search(&status)) != NULL)
-		for (int i = 0; i < entry->target->ncolumns; i++)
-			if (hashvalue == 0 || entry->target->columns[i].type_hash == hashvalue)
-				entry->target->valid = false;
+		if (hashvalue == 0 || entry->target == NULL || uses_type(entry->target, hashvalue))
+			entry->valid = false;
 }
 
 static void
@@ -678,37 +688,51 @@ outbox_target_check(Oid relid, const OutboxTargetOptions *options)
 	table_close(rel, NoLock);
 }
 
+/*
+ * Let go of what the entry has; whoever is still using it frees it.
+ */
+static void
+retire(CachedTarget *entry)
+{
+	OutboxTarget *target = entry->target;
+
+	entry->target = NULL;
+	if (target != NULL && target->in_use == 0)
+		target_free(target);
+}
+
+static void
+build_entry(CachedTarget *entry, Relation rel)
+{
+	OutboxTargetOptions options;
+	OutboxTarget *target;
+
+	retire(entry);
+	/* first: an invalidation while we build must not get lost */
+	entry->valid = true;
+	load_options(entry->relid, CurrentMemoryContext, &options);
+	OUTBOX_FAULT("target-options");
+	target = target_build(rel, &options);
+	MemoryContextSetParent(target->context, CacheMemoryContext);
+	entry->target = target;
+}
+
 OutboxTarget *
 outbox_target_acquire(Oid relid)
 {
 	Relation	rel = outbox_argument_relation(relid, RowExclusiveLock);
 	CachedTarget *entry;
-	OutboxTarget *target;
+	bool		found;
 
 	if (targets == NULL)
 		targets_init();
 	check_rights(rel);
 
-	entry = hash_search(targets, &relid, HASH_FIND, NULL);
-	if (entry != NULL && !entry->target->valid)
-	{
-		target = entry->target;
-		hash_search(targets, &relid, HASH_REMOVE, NULL);
-		if (target->in_use == 0)
-			target_free(target);
-		entry = NULL;
-	}
-	if (entry == NULL)
-	{
-		OutboxTargetOptions options;
-
-		load_options(relid, CurrentMemoryContext, &options);
-		target = target_build(rel, &options);
-		MemoryContextSetParent(target->context, CacheMemoryContext);
-		target->valid = true;
-		entry = hash_search(targets, &relid, HASH_ENTER, NULL);
-		entry->target = target;
-	}
+	entry = hash_search(targets, &relid, HASH_ENTER, &found);
+	if (!found)
+		entry->target = NULL;
+	if (entry->target == NULL || !entry->valid)
+		build_entry(entry, rel);
 	table_close(rel, NoLock);
 	entry->target->in_use++;
 	return entry->target;
@@ -719,11 +743,11 @@ outbox_target_release(OutboxTarget *target)
 {
 	CachedTarget *entry;
 
-	if (--target->in_use > 0 || target->valid)
+	if (--target->in_use > 0)
 		return;
 	entry = hash_search(targets, &target->relid, HASH_FIND, NULL);
 	if (entry == NULL || entry->target != target)
-		target_free(target);	/* taken out of the table meanwhile */
+		target_free(target);	/* retired meanwhile */
 }
 
 /* ---------------- plans ---------------- */

@@ -76,7 +76,6 @@ typedef struct OutboxMemberHint
 typedef struct OutboxTarget
 {
 	Oid			relid;			/* hash key */
-	bool		valid;			/* cleared by invalidation */
 	int			in_use;			/* scopes that hold it */
 	MemoryContext context;		/* everything below lives here */
 	char	   *name;			/* qualified and quoted */
