@@ -6,7 +6,8 @@
  * Whoever owns the target manages the subscription, and so do members of the
  * extension's owner.  Changes take a row lock on the subscription and are told
  * to the worker at commit; a worker that goes on with the old row meanwhile is
- * fenced by the offsets, see offset.c.
+ * fenced by the offsets, see offset.c.  replicate() and handle() first lock
+ * what no row stands for yet, the name and the target: see lock_wanted().
  *
  *-------------------------------------------------------------------------
  */
@@ -19,10 +20,12 @@
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -272,8 +275,30 @@ update_subscription(const Wanted *wanted, bool elsewhere)
 }
 
 /*
+ * Until the end of the transaction nobody else makes a subscription of that
+ * name, or one of that target, which must be like ours.  Taken before the
+ * snapshot of the statements that rely on it.  Lock tag: LOCKTAG_OBJECT with
+ * the class "outbox._subscription", as in tombstone.c.
+ */
+static void
+lock_wanted(const Wanted *wanted)
+{
+	Oid			classid = outbox_relation_oid("_subscription");
+	LOCKTAG		tag;
+
+	if (OidIsValid(wanted->target))
+	{
+		SET_LOCKTAG_OBJECT(tag, MyDatabaseId, classid, wanted->target, 0);
+		(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	}
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, classid,
+					   hash_bytes((const unsigned char *) wanted->name, strlen(wanted->name)), 1);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+/*
  * Does the name belong to another target?  False if it is free.  Locks the
- * row, or the table against the same name from elsewhere.
+ * row.
  */
 static bool
 name_is_taken(const Wanted *wanted)
@@ -333,6 +358,7 @@ store_subscription(const Wanted *wanted)
 	char	   *changed = NULL;
 	bool		elsewhere = false;
 
+	lock_wanted(wanted);
 	outbox_statement_begin(&scope);
 	check_siblings(wanted);
 	if (!name_is_taken(wanted))
