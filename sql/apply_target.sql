@@ -32,3 +32,25 @@ CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq);	-- all p
 SELECT outbox.apply('r', '1', '{"id": 1, "c": {"x": 2, "y": 2}, "a": [{"x": 4, "y": 4}], "d": [{"x": 6, "y": 6}]}', '{"id": 2}');
 SELECT * FROM r;
 DROP SCHEMA apply_test CASCADE;
+
+-- keys that are equal and do not look alike
+CREATE SCHEMA apply_test;
+SET search_path = apply_test;
+CREATE TABLE kn (id numeric PRIMARY KEY, a text, version bigint NOT NULL);
+CREATE TABLE kf (id float8 PRIMARY KEY, a text, version bigint NOT NULL);
+CREATE TABLE kd (x numeric, y float4, a text UNIQUE, version bigint NOT NULL, PRIMARY KEY (y, x));
+SELECT outbox.apply('kn', '1.0', '{"id": 1.0, "a": "x"}', '{"id": 1}');
+SELECT outbox.apply('kn', '1.00', '{"id": 1.00, "a": "y"}', '{"id": 2}');
+SELECT outbox.apply('kn', '1', '{"id": 1, "a": "late"}', '{"id": 1}');
+SELECT * FROM outbox.apply_batch('kn', NULL,
+	ARRAY['{"id": 1.000, "a": "z", "version": 4}', '{"id": 1, "a": "late", "version": 3}', '{"id": 2.0, "a": "two", "version": 1}']);
+SELECT * FROM kn;
+SELECT outbox.apply('kn', '1.0000', NULL, '{"id": 5}');
+SELECT outbox.apply('kn', '1.0', '{"id": 1.0, "a": "late"}', '{"id": 4}');
+SELECT outbox.apply('kf', '0', '{"id": 0, "a": "x"}', '{"id": 1}');
+SELECT outbox.apply('kf', '-0', '{"id": "-0", "a": "y"}', '{"id": 2}');
+SELECT * FROM kf;
+SELECT outbox.apply('kd', NULL, '{"x": 1.0, "y": "-0", "a": "x"}', '{"id": 1}');
+SELECT outbox.apply('kd', NULL, '{"x": 1, "y": 0, "a": "y"}', '{"id": 2}');
+SELECT * FROM kd;
+DROP SCHEMA apply_test CASCADE;

@@ -376,6 +376,17 @@ delete_rows(ReplicaBatch *batch)
 
 /* ---------------- upsert ---------------- */
 
+/*
+ * Are two values of a key column the same to its index?  The stored one stays
+ * when an equal one is written, as 1.0 does for 1.00.
+ */
+static bool
+same_key(OutboxTargetColumn *col, Datum a, Datum b)
+{
+	return datum_image_eq(a, b, col->typbyval, col->typlen) ||
+		DatumGetBool(FunctionCall2Coll(&col->equal, col->key_collation, a, b));
+}
+
 /* Is the slot, of version and key, this row? */
 static bool
 is_row(const OutboxTarget *target, const OutboxRow *row, TupleTableSlot *slot)
@@ -386,11 +397,10 @@ is_row(const OutboxTarget *target, const OutboxRow *row, TupleTableSlot *slot)
 		return false;
 	for (int k = 0; k < target->nkeys; k++)
 	{
-		const OutboxTargetColumn *col = &target->columns[target->keys[k]];
+		int			column = target->keys[k];
 		Datum		value = slot_getattr(slot, k + 2, &isnull);
 
-		if (isnull || !datum_image_eq(value, row->values[target->keys[k]],
-									  col->typbyval, col->typlen))
+		if (isnull || !same_key(&target->columns[column], value, row->values[column]))
 			return false;
 	}
 	return true;

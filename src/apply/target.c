@@ -477,19 +477,21 @@ build_key(OutboxTarget *target, Relation rel, const List *attnums)
 		OutboxTargetColumn *col = &target->columns[c];
 		Oid			opfamily = index->rd_opfamily[i];
 		Oid			opcintype = index->rd_opcintype[i];
+		Oid			equal = get_opfamily_member(opfamily, opcintype, opcintype,
+												BTEqualStrategyNumber);
 		Oid			out;
 		bool		isvarlena;
 
 		check_key_column(rel, col, opfamily, opcintype);
 		getTypeOutputInfo(col->typid, &out, &isvarlena);
 		fmgr_info_cxt(out, &col->output, target->context);
+		fmgr_info_cxt(get_opcode(equal), &col->equal, target->context);
+		col->key_collation = index->rd_indcollation[i];
 		col->is_key = true;
 		col->is_numeric = opcintype == NUMERICOID;
 		col->is_float = opcintype == FLOAT4OID || opcintype == FLOAT8OID;
 		target->keys[i] = c;
-		target->key_operators[i] =
-			qualified_operator(get_opfamily_member(opfamily, opcintype, opcintype,
-												   BTEqualStrategyNumber));
+		target->key_operators[i] = qualified_operator(equal);
 	}
 	if (order_is_free(rel, RelationGetRelid(index)))
 		build_key_order(target, index);

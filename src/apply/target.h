@@ -57,7 +57,9 @@ typedef struct OutboxTargetColumn
 	Oid			ioparam;
 	SPIPlanPtr	nested_plan;	/* NULL until first used */
 
-	/* datum to text, for keys */
+	/* for keys: equality as the index has it, and datum to text */
+	FmgrInfo	equal;
+	Oid			key_collation;
 	FmgrInfo	output;
 	bool		is_float;		/* float4, float8: -0 equals 0 */
 	bool		is_numeric;		/* 1.0 equals 1.00 */
