@@ -6,6 +6,10 @@
  * A tombstone must outlive whatever could bring its row back: while a letter
  * of its key is open, or one whose key nobody knows, it stays.
  *
+ * Rows are locked where they are judged, so that one which is renewed
+ * meanwhile is judged again, and those that others hold are left for the next
+ * time: nobody waits here.
+ *
  *-------------------------------------------------------------------------
  */
 #include "common/compat.h"
@@ -29,26 +33,29 @@ outbox_retention_run(void)
 	" WHERE deleted_at < pg_catalog.now() - $1 * interval '1 min'"
 	" AND NOT EXISTS (SELECT 1 FROM outbox._dead_letter d"
 	" WHERE d.target = t.target AND (d.identity = t.key OR d.identity IS NULL)"
-	" AND d.state IN ('parked', 'dead', 'retry')) LIMIT $2)";
+	" AND d.state IN ('parked', 'dead', 'retry')) LIMIT $2 FOR UPDATE OF t SKIP LOCKED)";
 	static const char orphans[] =
-	"DELETE FROM outbox._tombstone t"
-	" WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = t.target)";
+	"DELETE FROM outbox._tombstone WHERE (target, key) IN ("
+	" SELECT target, key FROM outbox._tombstone t"
+	" WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = t.target)"
+	" LIMIT $1 FOR UPDATE OF t SKIP LOCKED)";
 	static const char inbox[] =
 	"DELETE FROM outbox._inbox WHERE (consumer, source, event_id) IN ("
 	" SELECT consumer, source, event_id FROM outbox._inbox"
-	" WHERE seen_at < pg_catalog.now() - $1 * interval '1 min' LIMIT $2)";
+	" WHERE seen_at < pg_catalog.now() - $1 * interval '1 min' LIMIT $2 FOR UPDATE SKIP LOCKED)";
 	static const char letters[] =
 	"DELETE FROM outbox._dead_letter WHERE id IN ("
 	" SELECT id FROM outbox._dead_letter WHERE state IN ('done', 'discarded')"
-	" AND last_at < pg_catalog.now() - $1 * interval '1 min' LIMIT $2)";
+	" AND last_at < pg_catalog.now() - $1 * interval '1 min' LIMIT $2 FOR UPDATE SKIP LOCKED)";
 	OutboxSqlArg keys_age[] = {sql_int4(outbox_tombstone_retention), sql_int8(AT_ONCE)};
 	OutboxSqlArg inbox_age[] = {sql_int4(outbox_inbox_retention), sql_int8(AT_ONCE)};
+	OutboxSqlArg at_once[] = {sql_int8(AT_ONCE)};
 	OutboxOwnerScope scope;
 	int64		gone;
 
 	outbox_statement_begin(&scope);
 	gone = outbox_statement_run(tombstones, 2, keys_age);
-	gone += outbox_statement_run(orphans, 0, NULL);
+	gone += outbox_statement_run(orphans, 1, at_once);
 	gone += outbox_statement_run(inbox, 2, inbox_age);
 	gone += outbox_statement_run(letters, 2, inbox_age);
 	outbox_statement_end(&scope);
