@@ -420,7 +420,8 @@ column_index(const OutboxTarget *target, Relation rel, AttrNumber attnum)
 /*
  * Writing rows in the order of the key is easier on its index.  It must not be
  * done where the order shows: to triggers, and to other unique columns, whose
- * values may wander from row to row in the order of the events.
+ * values may wander from row to row in the order of the events.  Partitions may
+ * have either, unlike their parent, and get them without a message to it.
  */
 static bool
 order_is_free(Relation rel, Oid arbiter)
@@ -429,6 +430,8 @@ order_is_free(Relation rel, Oid arbiter)
 	ListCell   *lc;
 	bool		result = true;
 
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		return false;
 	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
 		if (!rel->trigdesc->triggers[i].tgisinternal)
 			return false;
