@@ -65,3 +65,41 @@ SELECT * FROM outbox.apply_batch('p', NULL, ARRAY['{"k": 1, "id": 1, "u": "a", "
 SELECT * FROM outbox.apply_batch('p', NULL, ARRAY['{"k": 1, "id": 2, "u": "y", "version": 2}', '{"k": 1, "id": 1, "u": "x", "version": 2}']);
 SELECT * FROM p ORDER BY id;
 DROP SCHEMA apply_test CASCADE;
+
+-- policies
+CREATE SCHEMA apply_test;
+SET search_path = apply_test;
+CREATE ROLE outbox_apply_rls;
+GRANT USAGE ON SCHEMA apply_test TO outbox_apply_rls;
+GRANT EXECUTE ON FUNCTION outbox.apply(regclass, text, text, jsonb) TO outbox_apply_rls;
+CREATE TABLE rr (id int PRIMARY KEY, owner text, version bigint NOT NULL);
+GRANT SELECT, INSERT, UPDATE, DELETE ON rr TO outbox_apply_rls;
+CREATE POLICY own ON rr USING (owner = current_user);
+SELECT outbox.apply('rr', '2', '{"id": 2, "owner": "somebody"}', '{"id": 1}');
+SET ROLE outbox_apply_rls;
+SELECT outbox.apply('rr', '1', '{"id": 1, "owner": "outbox_apply_rls"}', '{"id": 1}') AS not_enabled;
+RESET ROLE;
+ALTER TABLE rr ENABLE ROW LEVEL SECURITY;
+SET ROLE outbox_apply_rls;
+\set VERBOSITY default
+SELECT outbox.apply('rr', '2', NULL, '{"id": 5}') AS hidden;
+\set VERBOSITY terse
+SET row_security = off;
+SELECT outbox.apply('rr', '2', NULL, '{"id": 5}') AS hidden;
+RESET row_security;
+RESET ROLE;
+SELECT outbox.apply('rr', '2', '{"id": 2, "owner": "somebody else"}', '{"id": 4}') AS as_owner;
+ALTER ROLE outbox_apply_rls BYPASSRLS;
+SET ROLE outbox_apply_rls;
+SELECT outbox.apply('rr', '2', NULL, '{"id": 5}') AS above_policies;
+RESET ROLE;
+ALTER ROLE outbox_apply_rls NOBYPASSRLS;
+ALTER TABLE rr OWNER TO outbox_apply_rls;
+ALTER TABLE rr FORCE ROW LEVEL SECURITY;
+CREATE SERVER apply_test_kafka FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '127.0.0.1:1');
+SELECT outbox.replicate('rr', topic => 'rr', server => 'apply_test_kafka');
+DROP SERVER apply_test_kafka;
+DELETE FROM outbox._tombstone;
+DROP SCHEMA apply_test CASCADE;
+DROP OWNED BY outbox_apply_rls;
+DROP ROLE outbox_apply_rls;

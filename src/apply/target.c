@@ -39,6 +39,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
@@ -238,6 +239,24 @@ check_rights(Relation rel)
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("permission denied for table %s", RelationGetRelationName(rel)),
 			 errdetail("Applying events needs SELECT, INSERT, UPDATE and DELETE on the table.")));
+}
+
+/*
+ * A row that a policy hides cannot be told from one that is not there: its
+ * delete would leave a tombstone beside it.  InvalidOid: the current user.
+ */
+static void
+check_policies(Relation rel, Oid role)
+{
+	if (check_enable_rls(RelationGetRelid(rel), role, true) != RLS_ENABLED)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot apply events to \"%s\" under its row-level security policies",
+					RelationGetRelationName(rel)),
+			 errdetail("A row that they hide from role \"%s\" would be taken for one that does not exist.",
+					   GetUserNameFromId(OidIsValid(role) ? role : GetUserId(), false)),
+			 errhint("Apply events as the table's owner, without FORCE ROW LEVEL SECURITY, or as a role with BYPASSRLS.")));
 }
 
 static AttrNumber
@@ -690,6 +709,7 @@ outbox_target_check(Oid relid, const OutboxTargetOptions *options)
 	OutboxTarget *target = target_build(rel, options);
 
 	target_free(target);
+	check_policies(rel, rel->rd_rel->relowner);
 	table_close(rel, NoLock);
 }
 
@@ -732,6 +752,7 @@ outbox_target_acquire(Oid relid)
 	if (targets == NULL)
 		targets_init();
 	check_rights(rel);
+	check_policies(rel, InvalidOid);
 
 	entry = hash_search(targets, &relid, HASH_ENTER, &found);
 	if (!found)

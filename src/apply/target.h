@@ -114,7 +114,8 @@ typedef struct OutboxTarget
 /*
  * Find or make the descriptor, with RowExclusiveLock taken on the relation
  * until the end of the transaction and the caller's rights checked.  Must be
- * released.  Raises wrong_object_type, insufficient_privilege, and
+ * released.  Raises wrong_object_type, insufficient_privilege,
+ * feature_not_supported where policies apply to the caller, and
  * invalid_table_definition where key or version are unusable.
  */
 extern OutboxTarget *outbox_target_acquire(Oid relid);
@@ -131,7 +132,7 @@ typedef struct OutboxTargetOptions
 	List	   *columns;
 } OutboxTargetOptions;
 
-/* Raise if the relation could not be a target with these options. */
+/* Raise if the relation could not be a target, of its owner, with these options. */
 extern void outbox_target_check(Oid relid, const OutboxTargetOptions *options);
 
 /* Plans; both relations must be registered with the current SPI connection. */
