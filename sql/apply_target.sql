@@ -103,3 +103,23 @@ DELETE FROM outbox._tombstone;
 DROP SCHEMA apply_test CASCADE;
 DROP OWNED BY outbox_apply_rls;
 DROP ROLE outbox_apply_rls;
+
+-- a key of type char(n): what differs in trailing spaces is equal
+CREATE SCHEMA apply_test;
+SET search_path = apply_test;
+CREATE TABLE kc (id char(4) PRIMARY KEY, a text, version bigint NOT NULL);
+CREATE TABLE kb (id bpchar, n int, a text, version bigint NOT NULL, PRIMARY KEY (id, n));
+CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE TABLE kci (id char(4) COLLATE ci PRIMARY KEY, version bigint NOT NULL);
+SELECT outbox.apply('kc', 'ab  ', '{"id": "ab  ", "a": "x"}', '{"id": 2}');
+SELECT outbox.apply('kc', 'ab', '{"id": "ab", "a": "late"}', '{"id": 1}');
+SELECT outbox.apply('kc', 'ab', NULL, '{"id": 4}');
+SELECT outbox.apply('kc', 'ab  ', '{"id": "ab  ", "a": "late"}', '{"id": 3}');
+SELECT key, version FROM outbox._tombstone WHERE target = 'kc'::regclass;
+SELECT outbox.apply('kb', NULL, '{"id": "ab", "n": 1, "a": "x"}', '{"id": 2}');
+SELECT outbox.apply('kb', NULL, '{"id": "ab ", "n": 1, "a": "y"}', '{"id": 3}');
+SELECT outbox.apply('kb', '{"id": "ab   ", "n": 1}', NULL, '{"id": 5}');
+SELECT outbox.apply('kb', NULL, '{"id": "ab ", "n": 1, "a": "late"}', '{"id": 4}');
+SELECT outbox.apply('kci', 'ab', '{"id": "ab"}', '{"id": 2}');
+DELETE FROM outbox._tombstone;
+DROP SCHEMA apply_test CASCADE;

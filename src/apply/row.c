@@ -388,6 +388,15 @@ strip_trailing_zeros(char *str)
 		end[-1] = '\0';
 }
 
+static void
+strip_trailing_spaces(char *str)
+{
+	char	   *end = str + strlen(str);
+
+	while (end > str && end[-1] == ' ')
+		*--end = '\0';
+}
+
 static char *
 key_text(OutboxTargetColumn *col, Datum value)
 {
@@ -398,6 +407,8 @@ key_text(OutboxTargetColumn *col, Datum value)
 	str = OutputFunctionCall(&col->output, value);
 	if (col->is_numeric)
 		strip_trailing_zeros(str);
+	else if (col->is_padded)
+		strip_trailing_spaces(str);
 	else if (col->is_float && strcmp(str, "-0") == 0)
 		strcpy(str, "0");
 	return str;

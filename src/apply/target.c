@@ -384,7 +384,7 @@ key_columns(Relation rel, const OutboxTargetOptions *options)
 
 /*
  * Keys are compared by their text outside of the index: equal must mean the
- * same text.  True of nearly every type; numeric and float are made so.
+ * same text.  True of nearly every type; numeric, float and char(n) are made so.
  */
 static void
 check_key_column(Relation rel, const OutboxTargetColumn *col, Oid opfamily, Oid opcintype)
@@ -395,6 +395,8 @@ check_key_column(Relation rel, const OutboxTargetColumn *col, Oid opfamily, Oid 
 		DatumGetBool(OidFunctionCall1Coll(proc, col->collation, ObjectIdGetDatum(opcintype))))
 		return;
 	if (opcintype == NUMERICOID || opcintype == FLOAT4OID || opcintype == FLOAT8OID)
+		return;
+	if (opcintype == BPCHAROID && get_collation_isdeterministic(col->collation))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -512,6 +514,7 @@ build_key(OutboxTarget *target, Relation rel, const List *attnums)
 		col->is_key = true;
 		col->is_numeric = opcintype == NUMERICOID;
 		col->is_float = opcintype == FLOAT4OID || opcintype == FLOAT8OID;
+		col->is_padded = opcintype == BPCHAROID;
 		target->keys[i] = c;
 		target->key_operators[i] = qualified_operator(equal);
 	}

@@ -63,6 +63,7 @@ typedef struct OutboxTargetColumn
 	FmgrInfo	output;
 	bool		is_float;		/* float4, float8: -0 equals 0 */
 	bool		is_numeric;		/* 1.0 equals 1.00 */
+	bool		is_padded;		/* char(n): trailing spaces mean nothing */
 } OutboxTargetColumn;
 
 /* Which column the nth member of the last payload was; see row.c */
