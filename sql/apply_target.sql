@@ -123,3 +123,16 @@ SELECT outbox.apply('kb', NULL, '{"id": "ab ", "n": 1, "a": "late"}', '{"id": 4}
 SELECT outbox.apply('kci', 'ab', '{"id": "ab"}', '{"id": 2}');
 DELETE FROM outbox._tombstone;
 DROP SCHEMA apply_test CASCADE;
+
+-- what is nested too deeply is a wrong event
+CREATE SCHEMA apply_test;
+SET search_path = apply_test;
+CREATE TABLE r (id int PRIMARY KEY, j jsonb, a int[], version bigint NOT NULL);
+\set VERBOSITY sqlstate
+SELECT outbox.apply('r', '1', '{"id": 1, "a": null, "j": ' || repeat('[', 1000) || repeat(']', 1000) || '}', '{"id": 1}');
+SELECT outbox.apply('r', '1', '{"id": 1, "a": null, "j": ' || repeat('[', 1100) || repeat(']', 1100) || '}', '{"id": 2}');
+SELECT outbox.apply('r', '1', '{"id": 1, "a": ' || repeat('[', 1000) || repeat(']', 1000) || ', "j": 1}', '{"id": 2}');
+SELECT outbox.apply('r', '1', '{"id": 1, "a": ' || repeat('[', 1100) || repeat(']', 1100) || ', "j": 1}', '{"id": 2}');
+SELECT outbox.apply('r', repeat('[', 1100), NULL, '{"id": 2}');
+\set VERBOSITY terse
+DROP SCHEMA apply_test CASCADE;

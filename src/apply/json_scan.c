@@ -210,7 +210,7 @@ push_container(OutboxJsonScan *scan, JsonNesting *nest)
 
 	if (nest->depth >= OUTBOX_JSON_MAX_DEPTH)
 		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				(errcode(ERRCODE_INVALID_JSON_TEXT),
 				 errmsg("event %s is nested too deeply", scan->what),
 				 errdetail("More than %d levels at byte %d.", OUTBOX_JSON_MAX_DEPTH,
 						   (int) (scan->p - scan->begin) + 1)));
