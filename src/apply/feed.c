@@ -8,7 +8,9 @@
  *
  * After every connect fetching begins at the last record that was applied, not
  * behind it: if it is another record now, the topic was deleted and created
- * again, and offsets that mean something else must not be passed over.
+ * again, and offsets that mean something else must not be passed over.  That
+ * it happens under a connected consumer is noticed at the next look at the
+ * partitions (anchor.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +22,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "apply/anchor.h"
 #include "apply/asker.h"
 #include "apply/batch.h"
 #include "apply/letters.h"
@@ -301,6 +304,19 @@ check_known(OutboxFeed *feed, const OutboxPartitionOffset *parts, int nparts)
 	return true;
 }
 
+static bool
+check_anchor(OutboxFeed *feed, const OutboxPartitionOffset *parts, int nparts)
+{
+	int32		partition;
+
+	if (outbox_anchor_check(feed, parts, nparts, &partition))
+		return true;
+	outbox_feed_stop(feed, ERRCODE_DATA_EXCEPTION,
+					 psprintf("partition %d of topic \"%s\" begins with records that are newer than what was read of it; the topic was created again",
+							  partition, feed->sub->topic));
+	return false;
+}
+
 /*
  * Look at the topic's partitions; assign them if that is new to us.  False if
  * it could not be done now.
@@ -329,7 +345,7 @@ refresh_partitions(OutboxFeed *feed)
 		back_off(feed);
 		return false;
 	}
-	if (!check_known(feed, parts, nparts))
+	if (!check_known(feed, parts, nparts) || !check_anchor(feed, parts, nparts))
 		return false;
 	added = add_partitions(feed, parts, nparts);
 	if (added < 0)
@@ -343,6 +359,7 @@ refresh_partitions(OutboxFeed *feed)
 		reload_partitions(feed);
 		assign_partitions(feed);
 	}
+	outbox_anchor_set(feed, parts, nparts);
 	feed->next_refresh = in_ms((int64) outbox_metadata_refresh * 1000);
 	return true;
 }

@@ -35,6 +35,8 @@ typedef struct OutboxFeedPartition
 	 * was; cleared by the first record that comes.
 	 */
 	bool		verifying;
+
+	int64		anchor;			/* see anchor.c; only with feed->anchor_ms */
 } OutboxFeedPartition;
 
 /* What became of a record, for the counters: OutboxApplyResult, and these. */
@@ -78,6 +80,7 @@ typedef struct OutboxFeed
 	uint64		fingerprint;	/* of the server's settings it was made with */
 	int			nparts;
 	OutboxFeedPartition *parts;
+	int64		anchor_ms;		/* see anchor.c; -1: none yet */
 	TimestampTz next_refresh;	/* of the list of partitions */
 	TimestampTz next_high;		/* storing of high watermarks */
 

@@ -39,6 +39,7 @@ outbox_offset_load(OutboxFeed *feed)
 	feed->nparts = (int) outbox_statement_run(sql, lengthof(args), args);
 	feed->parts = MemoryContextAllocZero(feed->context,
 										 sizeof(OutboxFeedPartition) * (feed->nparts + 1));
+	feed->anchor_ms = -1;
 	for (int i = 0; i < feed->nparts; i++)
 	{
 		OutboxFeedPartition *part = &feed->parts[i];

@@ -5,6 +5,7 @@ use strict;
 use warnings FATAL => 'all';
 
 use OutboxTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kafka = need_kafka();
@@ -90,6 +91,73 @@ for my $case ([ 'fewer', 3, qr/created again/ ], [ 'as many', 10, qr/created aga
 	$node->safe_psql('shop', qq(SELECT outbox.seek('$table', 'earliest')));
 	is_soon($node, 'shop', "SELECT count(*) FROM $table WHERE id > 100", $n, 'seek begins it anew');
 }
+
+# The same while it is read: it is longer than before by the time of the next fetch.
+for my $n (11, 30)
+{
+	my $topic = unique_topic('under');
+	my $table = "under_$n";
+
+	topic_create($kafka, $topic, 1);
+	subscribe($table, $topic);
+	produce($kafka, $topic, 0, 1 .. 10);
+	is_soon($node, 'shop', "SELECT count(*) FROM $table", '10', 'read so far');
+	# what a worker has seen of a topic it knows from its start, or a second later
+	$node->safe_psql('shop', qq(SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE backend_type = 'pg_outbox applier'));
+	produce($kafka, $topic, 0, 11);
+	is_soon($node, 'shop', "SELECT count(*) FROM $table", '11', 'and by the next worker');
+	kafka_admin($kafka, 'delete', $topic);
+	wait_until(sub { eval { topic_create($kafka, $topic, 1); 1 } }, 'the topic to be free again');
+	produce($kafka, $topic, 0, 101 .. 100 + $n);
+	ok( wait_for_sql($node, 'shop', "SELECT stopped_reason FROM outbox.subscriptions WHERE name = '$table' AND state = 'stopped'", qr/created again/),
+		"a topic that was created again under a reader, with $n records, is noticed");
+	$node->safe_psql('shop', qq(SELECT outbox.seek('$table', 'earliest')));
+	is_soon($node, 'shop', "SELECT count(*) FROM $table WHERE id > 100", $n, 'seek begins it anew');
+}
+
+# ---------------------------------------------------------------------------
+# A topic deleted for good
+# ---------------------------------------------------------------------------
+
+my $gone = unique_topic('gone');
+topic_create($kafka, $gone, 1);
+subscribe('gone', $gone);
+produce($kafka, $gone, 0, 1 .. 3);
+is_soon($node, 'shop', 'SELECT count(*) FROM gone', '3', 'read so far');
+kafka_admin($kafka, 'delete', $gone);
+is_soon($node, 'shop', q(SELECT state, waiting_for ~ 'topic "gone_.*Unknown topic' FROM outbox.status WHERE kind = 'worker' AND name = 'applier'), 'waiting|t',
+	'a topic that is deleted: the applier waits for it, and says so');
+is($node->safe_psql('shop', q(SELECT state FROM outbox.subscriptions WHERE name = 'gone')), 'running', 'the subscription is not ended for that');
+produce($kafka, $grows, 0, 100);
+is_soon($node, 'shop', 'SELECT count(*) FROM grows WHERE id = 100', '1', 'the others go on');
+$node->safe_psql('shop', q(SELECT outbox.unsubscribe('gone')));
+is_soon($node, 'shop', q(SELECT state FROM outbox.status WHERE kind = 'worker' AND name = 'applier'), 'running', 'unsubscribed nobody waits any more');
+
+# ---------------------------------------------------------------------------
+# Records of several partitions removed, all of one
+# ---------------------------------------------------------------------------
+
+my $loss = unique_topic('loss');
+topic_create($kafka, $loss, 3);
+subscribe('loss', $loss, q(, on_data_loss => 'continue'));
+produce($kafka, $loss, $_, 100 * $_ + 1) for 0 .. 2;
+is_soon($node, 'shop', 'SELECT count(*) FROM loss', '3', 'one of each partition is read');
+$node->safe_psql('shop', q(SELECT outbox.pause('applier')));
+ok(wait_until(sub { !defined worker_pid($node, 'shop', 'applier') }, 'the applier to leave'), 'nobody reads');
+for my $partition (0, 1)
+{
+	produce($kafka, $loss, $partition, map { 100 * $partition + $_ } 2 .. 6);
+}
+kafka_admin($kafka, 'truncate', $loss, 0, 4);
+kafka_admin($kafka, 'truncate', $loss, 1, 6);
+kafka_admin($kafka, 'truncate', $loss, 2, 1);
+$node->safe_psql('shop', q(SELECT outbox.resume('applier')));
+is_soon($node, 'shop', q(SELECT string_agg(format('%s+%s', next_offset, lost), ' ' ORDER BY partition) FROM outbox.stat_subscriptions WHERE name = 'loss'),
+	'6+3 6+5 1+0', 'each loss is counted');
+like(slurp_file($node->logfile), qr/subscription "loss" has lost events\n.*DETAIL:  offsets $_ of partition \d of topic "$loss" were removed before they were read/, 'and reported, with its range')
+  for '1 to 3', '1 to 5';
+produce($kafka, $loss, $_, 100 * $_ + 7) for 0 .. 2;
+is_soon($node, 'shop', q(SELECT string_agg(id::text, ' ' ORDER BY id) FROM loss), '1 5 6 7 101 107 201 207', 'what was there is read');
 
 # ---------------------------------------------------------------------------
 # Brokers away (scenario 22), on mocks, which can be told to go
