@@ -101,11 +101,11 @@ deliver_range(OutboxFeed *feed, int lo, int hi)
 
 /* ---------------- runs of failures ---------------- */
 
-static void
-end_run(OutboxFeed *feed)
+void
+outbox_batch_end_run(OutboxFeed *feed)
 {
 	feed->run.count = 0;
-	feed->run.nletters = 0;
+	feed->run.first_letter = 0;
 	feed->run.nplaces = 0;
 }
 
@@ -130,7 +130,8 @@ run_place(OutboxFailureRun *run, const OutboxRecord *rec)
 		return OUTBOX_RUN_MAX - 1;
 	run->places[run->nplaces].partition = rec->partition;
 	run->places[run->nplaces].offset = rec->offset;
-	run->places[run->nplaces].count = 0;
+	run->places[run->nplaces].failed = 0;
+	run->places[run->nplaces].parked = 0;
 	return run->nplaces++;
 }
 
@@ -148,14 +149,36 @@ extend_run(OutboxFeed *feed, const OutboxRecord *rec, const ErrorData *edata)
 		return false;
 	if (run->count > 0 && (run->sqlerrcode != edata->sqlerrcode ||
 						   strncmp(run->what, what, NAMEDATALEN - 1) != 0))
-		end_run(feed);
+		outbox_batch_end_run(feed);
 	run->sqlerrcode = edata->sqlerrcode;
 	strlcpy(run->what, what, NAMEDATALEN);
 	place = run_place(run, rec);
 	if (++run->count >= outbox_stop_after_failures)
 		return true;
-	run->places[place].count++;
+	run->places[place].failed++;
 	return false;
+}
+
+/*
+ * A part of the batch went through.  That is the end of a run, unless all of it
+ * waits behind what failed: then it belongs to it, and is gone back to where its
+ * partition has a place in it.
+ */
+static void
+continue_run(OutboxFeed *feed, int lo, int hi)
+{
+	OutboxFailureRun *run = &feed->run;
+
+	for (int i = lo; i < hi; i++)
+		if (feed->fates[i] != OUTBOX_FATE_PARKED)
+		{
+			outbox_batch_end_run(feed);
+			return;
+		}
+	for (int i = lo; i < hi; i++)
+		for (int k = 0; k < run->nplaces; k++)
+			if (run->places[k].partition == feed->records[i].partition)
+				run->places[k].parked++;
 }
 
 /* ---------------- one event that failed ---------------- */
@@ -197,6 +220,7 @@ fail_event(Attempt *att, int i, const ErrorData *edata)
 
 	if (classify(feed, edata) == OUTBOX_FAULT_DEPENDENCY)
 	{
+		outbox_batch_end_run(feed);
 		(void) outbox_letters_store(feed, rec, edata, true);
 		feed->fates[i] = OUTBOX_FATE_PARKED;
 		return true;
@@ -218,8 +242,8 @@ fail_event(Attempt *att, int i, const ErrorData *edata)
 		return true;
 	}
 	letter = outbox_letters_store(feed, rec, edata, false);
-	if (feed->run.count > 0 && feed->run.nletters < OUTBOX_RUN_MAX)
-		feed->run.letters[feed->run.nletters++] = letter;
+	if (feed->run.first_letter == 0)
+		feed->run.first_letter = letter;
 	feed->fates[i] = OUTBOX_FATE_DEAD;
 	return true;
 }
@@ -266,7 +290,7 @@ narrow(Attempt *att, int lo, int hi)
 	CHECK_FOR_INTERRUPTS();
 	if (try_range(att, lo, hi))
 	{
-		end_run(att->feed);
+		continue_run(att->feed, lo, hi);
 		att->done = hi;
 		return true;
 	}
@@ -340,7 +364,7 @@ careful_body(Attempt *att, int n)
 
 	(void) narrow(att, 0, n);
 	if (att->rewind)
-		outbox_letters_remove(feed->run.letters, feed->run.nletters);
+		outbox_letters_remove_run(feed);
 	outbox_offset_settle(feed, att->done, att->rewind ? &feed->run : NULL);
 	if (att->stop)
 		outbox_subscription_stop(feed->sub, att->sqlerrcode, att->reason);
@@ -428,7 +452,7 @@ attempt(OutboxFeed *feed, int n, MemoryContext context)
 
 	if (edata != NULL)
 		return second_attempt(feed, n, edata, context);
-	end_run(feed);
+	continue_run(feed, 0, n);
 	after_commit(feed, n);
 	return true;
 }

@@ -20,4 +20,10 @@
  */
 extern bool outbox_batch_apply(OutboxFeed *feed);
 
+/*
+ * Something was delivered, or failed in another way: what failed before stays
+ * set aside, and what fails from now on counts anew.
+ */
+extern void outbox_batch_end_run(OutboxFeed *feed);
+
 #endif							/* OUTBOX_BATCH_H */

@@ -49,8 +49,10 @@ typedef enum OutboxFate
 } OutboxFate;
 
 /*
- * Failures in a row that are alike.  "places" are the partitions they were in,
- * with the first offset that failed there, so that it can be gone back to.
+ * Failures in a row that are alike.  Nothing was delivered since the first, only
+ * parked behind those that failed.  "places" are the partitions they were in,
+ * with the first offset that failed there, so that it can be gone back to, and
+ * how many records since then failed or were parked.
  */
 #define OUTBOX_RUN_MAX 100
 
@@ -59,14 +61,14 @@ typedef struct OutboxFailureRun
 	int			count;
 	int			sqlerrcode;
 	char		what[NAMEDATALEN];	/* column or constraint */
-	int			nletters;
-	int64		letters[OUTBOX_RUN_MAX];
+	int64		first_letter;	/* id of its first letter; 0: none yet */
 	int			nplaces;
 	struct
 	{
 		int32		partition;
 		int64		offset;
-		int			count;
+		int64		failed;
+		int64		parked;
 	}			places[OUTBOX_RUN_MAX];
 } OutboxFailureRun;
 

@@ -22,6 +22,7 @@
 #include "utils/array.h"
 #include "utils/memutils.h"
 
+#include "apply/batch.h"
 #include "apply/classify.h"
 #include "apply/deliver.h"
 #include "apply/settings.h"
@@ -186,28 +187,32 @@ void
 outbox_letters_park_behind(OutboxFeed *feed, const OutboxRecord *rec)
 {
 	OutboxDeadLetter dl;
-	int64		id;
 
 	letter_from_record(feed, rec, &dl);
 	dl.sqlerrcode = ERRCODE_SUCCESSFUL_COMPLETION;
 	dl.message = "waits for an earlier event with the same key";
 	dl.state = OUTBOX_LETTER_PARKED;
-	id = outbox_dead_letter_store(&dl);
+	(void) outbox_dead_letter_store(&dl);
 	letter_is_due(feed, DT_NOBEGIN);	/* perhaps there is none before it */
-	if (feed->run.count > 0 && feed->run.nletters < OUTBOX_RUN_MAX)
-		feed->run.letters[feed->run.nletters++] = id;
 }
 
 void
-outbox_letters_remove(const int64 *ids, int n)
+outbox_letters_remove_run(const OutboxFeed *feed)
 {
-	static const char sql[] = "DELETE FROM outbox._dead_letter WHERE id = $1";
+	static const char sql[] =
+	"DELETE FROM outbox._dead_letter WHERE name = $1 AND direction = 'in' AND topic = $2"
+	" AND partition = $3 AND kafka_offset >= $4 AND id >= $5 AND state IN ('parked', 'dead', 'retry')";
+	const OutboxFailureRun *run = &feed->run;
 	OutboxOwnerScope scope;
 
+	if (run->first_letter == 0)
+		return;
 	outbox_statement_begin(&scope);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < run->nplaces; i++)
 	{
-		OutboxSqlArg args[] = {sql_int8(ids[i])};
+		OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_text(feed->sub->topic),
+			sql_int4(run->places[i].partition), sql_int8(run->places[i].offset),
+		sql_int8(run->first_letter)};
 
 		(void) outbox_statement_run(sql, lengthof(args), args);
 	}
@@ -350,6 +355,7 @@ retry_letter(OutboxFeed *feed, int64 id, MemoryContext context)
 			OUTBOX_FAULT("letter-retry");
 			outbox_deliver(feed, &rec, &fate, 1, false);
 			letter_went_through(id);
+			outbox_batch_end_run(feed);
 		}
 		outbox_transaction_commit(context);
 	}

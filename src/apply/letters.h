@@ -30,8 +30,11 @@ extern bool outbox_letters_blocked(OutboxFeed *feed, const OutboxRecord *rec);
 extern void outbox_letters_park_behind(OutboxFeed *feed, const OutboxRecord *rec);
 extern uint64 outbox_letters_hash(const OutboxRecord *rec);
 
-/* Forget letters, as if they had never been stored. */
-extern void outbox_letters_remove(const int64 *ids, int n);
+/*
+ * Forget the letters of the feed's run of failures from where its places begin,
+ * as if they had never been stored: those records are read again.
+ */
+extern void outbox_letters_remove_run(const OutboxFeed *feed);
 
 /* Try what is due, each letter in a transaction of its own. */
 extern void outbox_letters_retry(OutboxFeed *feed);

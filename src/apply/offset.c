@@ -116,8 +116,9 @@ take_back(OutboxFeed *feed, const OutboxFailureRun *run, Progress *progress)
 		OUTBOX_FATE_SKIPPED : OUTBOX_FATE_DEAD;
 
 		mine->next = run->places[i].offset;
-		mine->received -= run->places[i].count;
-		mine->fates[fate] -= run->places[i].count;
+		mine->received -= run->places[i].failed + run->places[i].parked;
+		mine->fates[fate] -= run->places[i].failed;
+		mine->fates[OUTBOX_FATE_PARKED] -= run->places[i].parked;
 	}
 }
 
