@@ -11,7 +11,7 @@ COMMENT ON SEQUENCE outbox._stamp_fence IS 'mark of the server start for which _
 
 -- Segment that writers append to, modulo the number of segments.
 CREATE SEQUENCE outbox._log_current AS bigint MINVALUE 0 START 0 CACHE 1;
-COMMENT ON SEQUENCE outbox._log_current IS 'number of log rotations; modulo 3 the segment that writers append to';
+COMMENT ON SEQUENCE outbox._log_current IS 'number of log rotations, segments passed over included; modulo 3 the segment that writers append to';
 
 -- One row holds the events of one transaction, or a part of them (about 8 kB).
 CREATE TABLE outbox._log_0 (

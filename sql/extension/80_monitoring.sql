@@ -55,7 +55,7 @@ COMMENT ON VIEW outbox.stat_topics IS 'delivery of each topic: live, stopped (wi
 CREATE VIEW outbox.stat_log AS
 SELECT u.bytes, u.limit_bytes, (SELECT last_value FROM outbox._log_current) AS rotations
 FROM outbox._log_usage() AS u;
-COMMENT ON VIEW outbox.stat_log IS 'the event log: bytes it takes, bytes at which new events are refused (pg_outbox.max_backlog; null: never), how often it went on to the next segment';
+COMMENT ON VIEW outbox.stat_log IS 'the event log: bytes it takes, bytes at which new events are refused (pg_outbox.max_backlog; null: never), how often it went on to the next segment (one that was passed over, as a transaction holds it, counts as well)';
 
 CREATE VIEW outbox.status AS
 WITH w AS MATERIALIZED (SELECT * FROM outbox._workers())

@@ -150,7 +150,7 @@ extern int	outbox_segment_current(void);
 extern int64 outbox_segment_size(int segment);	/* bytes, with index and TOAST */
 extern int64 outbox_parked_size(void);	/* likewise */
 
-/* Have writers go on in the next segment, if it is empty. */
+/* Have writers go on in the next empty segment; false if there is none. */
 extern bool outbox_segment_advance(void);
 
 /* For append.c: write one row; returns the segment it went to. */

@@ -251,18 +251,28 @@ outbox_parked_size(void)
 											 ObjectIdGetDatum(outbox_relation_oid("_parked"))));
 }
 
+/*
+ * The segment whose turn it is may be held by a transaction that stays open;
+ * then the log goes on in the one after it.
+ */
 bool
 outbox_segment_advance(void)
 {
 	Oid			counter = outbox_relation_oid("_log_current");
-	int64		next = outbox_counter_read(counter) + 1;
-	Relation	rel;
-	bool		empty;
+	int64		current = outbox_counter_read(counter);
 
-	rel = table_open(outbox_segment_table(next % OUTBOX_LOG_SEGMENTS), AccessShareLock);
-	empty = segment_is_empty(rel);
-	table_close(rel, AccessShareLock);
-	if (empty)
-		outbox_counter_set(counter, next);
-	return empty;
+	for (int64 next = current + 1; next < current + OUTBOX_LOG_SEGMENTS; next++)
+	{
+		Relation	rel = table_open(outbox_segment_table(next % OUTBOX_LOG_SEGMENTS),
+									 AccessShareLock);
+		bool		empty = segment_is_empty(rel);
+
+		table_close(rel, AccessShareLock);
+		if (empty)
+		{
+			outbox_counter_set(counter, next);
+			return true;
+		}
+	}
+	return false;
 }

@@ -13,7 +13,7 @@ use constant OPEN_EVENTS => 6000;
 use constant OTHERS      => 100;
 
 my $broker = outbox_broker();
-my $node   = outbox_node('main');
+my $node   = outbox_node('main', conf => "pg_outbox.segment_size = '1MB'");
 outbox_install($node, 'shop', $broker);
 my $topic = unique_topic('item');
 topic_create($broker, $topic, 1);
@@ -189,6 +189,15 @@ my $beside = work_for_others();
 note "index entries looked at for @{[ OTHERS ]} events: $alone alone, $beside beside the open transaction";
 cmp_ok($beside, '<=', 2.5 * OTHERS, 'the relay does not look at what is open, event for event');
 
+# The log goes round it.
+my $rotations = 'SELECT rotations FROM outbox.stat_log';
+for my $round (1 .. 3)
+{
+	my $before = $node->safe_psql('shop', $rotations);
+	$node->safe_psql('shop',
+		"SELECT outbox.emit('$others', 'k', repeat('x', 500)) FROM generate_series(1, 2500) g \\g /dev/null");
+	is_soon($node, 'shop', "SELECT ($rotations) > $before", 't', "the log goes on round it ($round)");
+}
 @records = topic_read($broker, $large);
 is(scalar(@records), 0, 'nothing of it is published before it commits');
 $writer->query_safe("SELECT outbox.emit('$large', 'k', 'last')");
@@ -197,6 +206,9 @@ commit($writer);
 is( join(' ', map { $_->{value} =~ /^(\S+)/ } @records),
 	join(' ', 1 .. OPEN_EVENTS, 'last'),
 	'all of it afterwards: once, in order');
+is_soon($node, 'shop',
+	q(SELECT sum(pg_relation_size(c.oid)) < 3 * 1024 * 1024 FROM pg_class c WHERE c.relname ~ '^_log_[0-2]$'),
+	't', 'and its segment is emptied');
 
 $node->stop('fast');
 done_testing();
