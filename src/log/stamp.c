@@ -15,12 +15,13 @@
  * Fence.  A sequence can go back in time: an asynchronous standby is promoted
  * without the last records, a backup is restored, the extension is dropped
  * and created.  At the first stamp of a server start in a database the
- * sequence is raised to the clock (seconds since 1970, times 2^20) if it is
- * behind.  The sequence outbox._stamp_fence remembers for which server start
- * that was done; a promoted standby, a restored cluster and a database made
- * from a template all have another mark.  Stamps stay below 2^53, exact in
- * JSON readers that know only doubles, until the year 2242, and ahead of the
- * clock's value only if a database uses a million of them a second on average.
+ * sequence is raised to the clock (seconds since 1970 with their fraction,
+ * times 2^20) if it is behind.  The sequence outbox._stamp_fence remembers for
+ * which server start that was done; a promoted standby, a restored cluster and
+ * a database made from a template all have another mark.  Stamps stay below
+ * 2^53, exact in JSON readers that know only doubles, until the year 2242, and
+ * ahead of the clock's value only if a database uses a million of them a
+ * second on average.
  *
  * Locks: each counter by the content lock of its page.  The fence takes the
  * lock of _stamp before that of _stamp_fence.  RowExclusiveLock on the
@@ -31,7 +32,7 @@
 #include "common/compat.h"
 #include "log/stamp.h"
 
-#include <time.h>
+#include <sys/time.h>
 
 #include "access/htup_details.h"
 #include "access/relation.h"
@@ -123,6 +124,20 @@ counter_store(CounterPage *cp, int64 value, int64 logged_value)
 }
 
 /*
+ * The clock as a stamp.  Its fraction of a second counts: an extension that is
+ * dropped and created again within one must not begin where it began before.
+ */
+static int64
+stamp_clock(void)
+{
+	struct timeval now;
+
+	gettimeofday(&now, NULL);
+	return ((int64) now.tv_sec << STAMP_CLOCK_SHIFT) +
+		((int64) now.tv_usec << STAMP_CLOCK_SHIFT) / 1000000;
+}
+
+/*
  * Raise the sequence above the clock, once per server start and database.
  */
 static void
@@ -142,8 +157,7 @@ stamp_fence(Oid stampid)
 	counter_open(&fence, fenceid, BUFFER_LOCK_EXCLUSIVE);
 	if ((uint64) fence.data->last_value != mark)
 	{
-		int64		clock = ((int64) time(NULL)) << STAMP_CLOCK_SHIFT;
-		int64		value = Max(stamp.data->last_value + 1, clock);
+		int64		value = Max(stamp.data->last_value + 1, stamp_clock());
 
 		counter_store(&stamp, value, value + STAMP_PRELOG);
 		counter_store(&fence, (int64) mark, (int64) mark);

@@ -166,9 +166,28 @@ my ($smallest) = sort { $a <=> $b } map { $_->{headers}{id} } topic_read($broker
 cmp_ok($smallest, '>', $largest, 'with versions above those of the extension before');
 
 # ---------------------------------------------------------------------------
+# DROP and CREATE EXTENSION within a second
+# ---------------------------------------------------------------------------
+
+my $again = 'DROP EXTENSION pg_outbox CASCADE; CREATE EXTENSION pg_outbox';
+my $emit  = "SELECT min(id), max(id) FROM (SELECT outbox.emit('$topic{shop}', 'again', g::text) AS id FROM generate_series(1, 100) g) e;\n";
+my $published = largest_id('shop');
+my @ranges = map { [ split /\|/ ] } split /\n/, $node->safe_psql('shop',
+	"SET client_min_messages = error;\n"
+	  . "$again; $server;\n$emit" x 8 . "BEGIN; $again; $server;\n${emit}COMMIT;\n$again; $server;\n$emit");
+is(scalar(@ranges), 10, 'dropped and created ten times in a row');
+cmp_ok($ranges[0][0], '>', $published, 'versions are above those that were published');
+is(join(' ', grep { $ranges[$_][0] <= $ranges[ $_ - 1 ][1] } 1 .. $#ranges), '', 'and grow each time');
+my $seconds = ($ranges[-1][0] >> 20) - ($ranges[0][0] >> 20);
+cmp_ok($seconds, '<', 9, "some of them fell into one second (ten in $seconds s)");
+ok(wait_until(sub { largest_id('shop') == $ranges[-1][1] }, 'the last events'), 'the last ones are published');
+
+# ---------------------------------------------------------------------------
 # RENAME, TEMPLATE
 # ---------------------------------------------------------------------------
 
+publish_counter('shop');
+flows('shop', 'publishes');
 $node->safe_psql('postgres', 'ALTER DATABASE shop RENAME TO store');
 $topic{store} = $topic{shop};
 flows('store', 'publishes under its new name');
