@@ -33,7 +33,7 @@ use Time::HiRes ();
 
 our @EXPORT = qw(
   outbox_node outbox_install
-  outbox_broker need_kafka outbox_kafka mock_control kafka_admin unique_topic
+  outbox_broker need_kafka outbox_kafka outbox_proxy proxy_cut mock_control kafka_admin unique_topic
   topic_create topic_read topic_write topic_wait topic_watermarks
   wait_until wait_for_sql is_soon
   worker_pid kill_worker wait_for_worker
@@ -273,9 +273,42 @@ sub outbox_kafka
 	return { bootstrap => $bootstrap, sasl => $sasl, kind => 'kafka', dir => $dir };
 }
 
+# outbox_proxy(BROKER): a way to a broker that can be cut, to be given to a server
+# instead of it; see test/kafka/proxy.pl.
+my @proxies;
+
+sub outbox_proxy
+{
+	my ($broker) = @_;
+	my ($in, $out) = ('', '');
+	my $harness = IPC::Run::start([ $^X, "$tree/test/kafka/proxy.pl", _bootstrap($broker) ],
+		'<', \$in, '>', \$out);
+	my $proxy = { kind => $broker->{kind}, harness => $harness, in => \$in, out => \$out };
+
+	push @proxies, $proxy;
+	wait_until(
+		sub { $harness->pump_nb; return $out =~ s/^bootstrap\.servers=(\S+)\n// && ($proxy->{bootstrap} = $1) },
+		"the proxy's address") or die 'the proxy did not start';
+	return $proxy;
+}
+
+# Cut all connections that go through it; returns how many there were.
+sub proxy_cut
+{
+	my ($proxy) = @_;
+	my ($in, $out) = @{$proxy}{qw(in out)};
+	my $n;
+
+	$$in .= "cut\n";
+	wait_until(sub { $proxy->{harness}->pump_nb; return $$out =~ s/^cut (\d+)\n// && defined($n = $1) },
+		"the proxy's answer") or die 'the proxy does not answer';
+	return $n;
+}
+
 END
 {
 	local $?;
+	$_->{harness}->kill_kill(grace => 1) for @proxies;
 	for my $dir (grep { -f "$_/addresses" } keys %kafkas)
 	{
 		system("$tree/test/kafka/kafka.sh", 'kill', $dir);

@@ -1,5 +1,6 @@
 # Two services under random load: many writers, every kind of change, workers
-# that die; afterwards the replica is the source, row for row.
+# that die, connections to the broker that break; afterwards the replica is the
+# source, row for row.
 #
 # The seed is printed; OUTBOX_SEED=n replays the same statements (how they
 # interleave is up to the machine), OUTBOX_ROUNDS=n makes it longer.
@@ -23,9 +24,12 @@ my $broker = outbox_broker();
 my $topic  = unique_topic('accounts');
 topic_create($broker, $topic, 4);
 
+# Each side has a way of its own to the broker.
+my %way = map { ($_ => outbox_proxy($broker)) } qw(users orders);
+my %worker = (users => 'relay', orders => 'applier');
+
 my $node = outbox_node('services');
-outbox_install($node, 'users',  $broker);
-outbox_install($node, 'orders', $broker);
+outbox_install($node, $_, $way{$_}) for qw(users orders);
 
 $node->safe_psql('users', <<'END');
 CREATE TABLE account (id bigint PRIMARY KEY, name text, n int NOT NULL DEFAULT 0, amount numeric, at timestamptz);
@@ -110,19 +114,34 @@ sub start_writers
 	} 1 .. $writers;
 }
 
+# In each round three workers die and both sides' connections are cut, at any
+# time and in any order; at the very end a worker dies by kill -9.
+my %cut = (users => 0, orders => 0);
 for my $round (1 .. $rounds)
 {
 	my @handles = start_writers($round);
-	for my $blow (1 .. 3)
+	my @blows = ((map { [ kill => rand() < 0.5 ? 'users' : 'orders' ] } 1 .. 3),
+		map { [ cut => $_ ] } qw(users orders));
+
+	for my $left (reverse 1 .. @blows)
 	{
-		Time::HiRes::usleep(100_000 + rand(300_000));
-		my ($db, $kind) = rand() < 0.5 ? ('users', 'relay') : ('orders', 'applier');
-		my $pid = worker_pid($node, $db, $kind) or next;
-		kill(($round == $rounds && $blow == 3) ? 'KILL' : 'TERM', $pid);
+		my ($what, $db) = @{ splice @blows, int(rand($left)), 1 };
+
+		Time::HiRes::usleep(50_000 + rand(250_000));
+		if ($what eq 'cut')
+		{
+			$cut{$db} += proxy_cut($way{$db});
+			next;
+		}
+		my $pid = worker_pid($node, $db, $worker{$db}) or next;
+		kill(($round == $rounds && !grep { $_->[0] eq 'kill' } @blows) ? 'KILL' : 'TERM', $pid);
 	}
 	$_->finish for @handles;
 	wait_until(sub { $node->psql('postgres', 'SELECT 1') == 0 }, 'the server to be back');
 }
+note "connections cut: $cut{users} of the relay, $cut{orders} of the applier";
+cmp_ok($cut{users},  '>', 0, "the relay's connections were cut");
+cmp_ok($cut{orders}, '>', 0, "the applier's connections were cut");
 
 # A last change, so that there is something to wait for, then all must be equal.
 $node->safe_psql('users', "INSERT INTO account (id, name) VALUES (100000, 'last')");
@@ -155,6 +174,9 @@ for my $r (topic_read($broker, $topic))
 }
 note scalar(keys %seen), " events in $records records";
 cmp_ok(scalar(keys %seen), '>', 1000, 'there was something to see');
+my %logged = map { ($_ => 1) } split /\n/, $node->safe_psql('users', 'SELECT id FROM outbox.events');
+is(scalar(grep { !$seen{$_} } keys %logged), 0, 'nothing that was committed is missing');
+is(scalar(grep { !$logged{$_} } keys %seen), 0, 'nothing is there that was not committed');
 is($reused, 0, 'no id was used for two contents');
 is($disorder, 0, 'first deliveries of each key in order');
 is($node->safe_psql('orders', 'SELECT count(*) FROM outbox._dead_letter'), '0', 'no dead letters');
