@@ -91,6 +91,7 @@ outbox_flow_reset(RelayFlow *flow)
 	if (flow->producer != NULL)
 		outbox_producer_close(flow->producer, 0);
 	flow->producer = NULL;
+	flow->producer_broken = false;
 	flow->restart_by = 0;
 	foreach(lc, flow->topic_list)
 		outbox_topic_reset(lfirst(lc));
@@ -356,6 +357,11 @@ outbox_flow_run(RelayFlow *flow)
 
 	foreach(lc, flow->topic_list)
 		progress |= outbox_topic_run(lfirst(lc));
+	if (flow->producer_broken)
+	{
+		flow_fail(flow);
+		return false;
+	}
 
 	for (int pages = 0; pages < RUN_PAGES; pages++)
 	{

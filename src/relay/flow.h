@@ -137,6 +137,7 @@ typedef struct RelayFlow
 	MemoryContext context;		/* all that a reset throws away */
 
 	OutboxProducer *producer;	/* NULL: to be made at producer_retry */
+	bool		producer_broken;	/* it takes nothing more: make another */
 	TimestampTz producer_retry;
 	int			producer_retry_ms;
 	TimestampTz restart_by;		/* settings changed: producer ends by then; 0:

@@ -347,6 +347,11 @@ drain_send(RelayTopic *topic)
 		fault = outbox_send_event(topic->flow, topic->name, &ev, TAG_PARKED | topic->index);
 		if (fault == OUTBOX_KAFKA_FULL)
 			break;
+		if (fault == OUTBOX_KAFKA_FAULT_CLUSTER)
+		{
+			topic->flow->producer_broken = true;
+			break;
+		}
 		topic->drain_stamp = DatumGetInt64(SPI_getbinval(tup, desc, 1, &isnull));
 		topic->drain_id = ev.id;
 		topic->drain_ids[topic->ndrain_ids++] = ev.id;

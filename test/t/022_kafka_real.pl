@@ -117,7 +117,8 @@ is(numbers('small3'), join(' ', 1 .. 30), 'in order, once');
 # ---------------------------------------------------------------------------
 
 my $sasl = "'bootstrap.servers=$kafka->{sasl}', 'security.protocol=sasl_plaintext', 'sasl.mechanism=PLAIN'";
-my $joe  = "SELECT tk.producer_open($sasl, 'sasl.username=joe', 'sasl.password=Geheim') \\g /dev/null";
+# A burst is one batch, so that it is refused as a whole.
+my $joe  = "SELECT tk.producer_open($sasl, 'sasl.username=joe', 'sasl.password=Geheim', 'linger.ms=500') \\g /dev/null";
 topic_create($kafka, $_, 1) for qw(allowed forbidden);
 kafka_admin($kafka, qw(allow joe write allowed));
 kafka_admin($kafka, qw(allow joe describe forbidden));
