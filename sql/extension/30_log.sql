@@ -87,6 +87,20 @@ CREATE TABLE outbox._parked (
 );
 COMMENT ON TABLE outbox._parked IS 'events that wait for their topic to go on';
 
+-- What the relay has counted of each topic.  Updated about once a second while
+-- something is delivered, without touching an index.
+CREATE TABLE outbox._topic_stat (
+	server text NOT NULL,
+	topic text NOT NULL,
+	delivered_count bigint NOT NULL,
+	delivered_bytes bigint NOT NULL,
+	parked_count bigint NOT NULL,
+	dead_count bigint NOT NULL,
+	last_delivered_at timestamptz,
+	PRIMARY KEY (server, topic)
+) WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+COMMENT ON TABLE outbox._topic_stat IS 'counters of topics, written by the relay alone, see view outbox.stat_topics';
+
 -- The log as rows.  What a reader may see of it is decided by the view events.
 CREATE FUNCTION outbox._events(OUT id bigint, OUT commit_stamp bigint, OUT xid xid8, OUT op text,
 							   OUT stream integer, OUT server text, OUT topic text,

@@ -114,17 +114,8 @@ SELECT s.name, s.target, s.handler, s.server, s.topic, s.key_columns AS key, coa
 FROM outbox._subscription s;
 COMMENT ON VIEW outbox.subscriptions IS 'subscriptions and their settings, see outbox.replicate() and outbox.handle(); state: running, paused (by a person) or stopped (with the reason)';
 
-CREATE VIEW outbox.stat_subscriptions AS
-SELECT s.name, s.topic, o.partition, s.state, o.next_offset, o.high_watermark,
-	greatest(o.high_watermark - o.next_offset, 0) AS lag,
-	o.received, o.applied, o.deleted, o.stale, o.duplicate, o.suppressed, o.dead, o.parked, o.skipped, o.lost,
-	to_timestamp(o.last_time_ms / 1000.0) AS last_event_time, o.last_at AS last_applied_at
-FROM outbox._subscription s LEFT JOIN outbox._offset o ON o.subscription = s.name;
-COMMENT ON VIEW outbox.stat_subscriptions IS
-'one row per subscription and partition: the next offset to read, the end of the partition when it was last seen, lag in records, and how many events were received and what became of them (as in outbox.apply_result; handlers count as applied; dead and parked: set aside at first, see outbox.dead_letters; lost: offsets that the broker no longer had)';
-
 REVOKE ALL ON FUNCTION outbox.replicate(regclass, text, text, text[], text, text, text[], text, text, text),
 	outbox.handle(regprocedure, text, text, text, text, text, text),
 	outbox.unsubscribe(text), outbox.seek(text, text, int),
 	outbox.pause_subscription(text), outbox.resume_subscription(text) FROM PUBLIC;
-GRANT SELECT ON outbox.subscriptions, outbox.stat_subscriptions TO pg_monitor;
+GRANT SELECT ON outbox.subscriptions TO pg_monitor;

@@ -39,18 +39,92 @@ COMMENT ON FUNCTION outbox._log_usage() IS 'bytes that the event log takes, and 
 REVOKE ALL ON FUNCTION outbox._log_usage() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox._log_usage() TO pg_monitor;
 
+-- Where counters stood when stat_reset() was called.
+CREATE TABLE outbox._reset_server (
+	server text PRIMARY KEY,
+	settled_events bigint NOT NULL,
+	at timestamptz NOT NULL
+);
+COMMENT ON TABLE outbox._reset_server IS 'what outbox.stat_servers subtracts';
+CREATE TABLE outbox._reset_topic (
+	server text NOT NULL,
+	topic text NOT NULL,
+	delivered_count bigint NOT NULL,
+	delivered_bytes bigint NOT NULL,
+	parked_count bigint NOT NULL,
+	dead_count bigint NOT NULL,
+	at timestamptz NOT NULL,
+	PRIMARY KEY (server, topic)
+);
+COMMENT ON TABLE outbox._reset_topic IS 'what outbox.stat_topics subtracts';
+-- Goes with the offsets, whose counters begin anew where they are deleted.
+CREATE TABLE outbox._reset_subscription (
+	subscription text COLLATE "C" NOT NULL,
+	partition int NOT NULL,
+	received bigint NOT NULL,
+	applied bigint NOT NULL,
+	deleted bigint NOT NULL,
+	stale bigint NOT NULL,
+	duplicate bigint NOT NULL,
+	suppressed bigint NOT NULL,
+	dead bigint NOT NULL,
+	parked bigint NOT NULL,
+	skipped bigint NOT NULL,
+	lost bigint NOT NULL,
+	at timestamptz NOT NULL,
+	PRIMARY KEY (subscription, partition),
+	FOREIGN KEY (subscription, partition) REFERENCES outbox._offset ON UPDATE CASCADE ON DELETE CASCADE
+);
+COMMENT ON TABLE outbox._reset_subscription IS 'what outbox.stat_subscriptions subtracts';
+SELECT pg_catalog.pg_extension_config_dump('outbox._reset_subscription', '');
+
+CREATE FUNCTION outbox.stat_reset(kind text DEFAULT NULL, name text DEFAULT NULL, server text DEFAULT NULL)
+	RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_stat_reset';
+COMMENT ON FUNCTION outbox.stat_reset(text, text, text) IS
+'have counters begin anew at 0 in outbox.stat_servers, stat_topics and stat_subscriptions, whose stats_reset says when: of one kind (server, topic or subscription), of one by its name, of a topic on one server; by default all. Like any change it can be rolled back, and no worker waits for it. Errors: 22004 for a name without kind, 22023 for another kind or a server with one that is not topic, 42704 if nothing of that name is counted';
+REVOKE ALL ON FUNCTION outbox.stat_reset(text, text, text) FROM PUBLIC;
+
 CREATE VIEW outbox.stat_servers AS
-SELECT p.server, p.events AS settled_events, p.at AS last_settled_at,
+SELECT p.server, p.events - coalesce(r.settled_events, 0) AS settled_events, p.at AS last_settled_at,
 	b.events AS backlog_events, b.oldest AS oldest_event_at,
-	extract(epoch FROM pg_catalog.clock_timestamp() - b.oldest)::float8 AS lag_seconds
-FROM outbox._positions() AS p JOIN outbox._backlog() AS b USING (server);
-COMMENT ON VIEW outbox.stat_servers IS 'one row per server that events were published to: events settled (acknowledged, parked or dead) since the server was first used, events in the log not settled yet, and the age in seconds of the oldest of them (null: none)';
+	extract(epoch FROM pg_catalog.clock_timestamp() - b.oldest)::float8 AS lag_seconds,
+	r.at AS stats_reset
+FROM outbox._positions() AS p JOIN outbox._backlog() AS b USING (server)
+	LEFT JOIN outbox._reset_server AS r USING (server);
+COMMENT ON VIEW outbox.stat_servers IS 'one row per server that events were published to: events settled (acknowledged, parked or dead) since the server was first used or outbox.stat_reset(), events in the log not settled yet, and the age in seconds of the oldest of them (null: none)';
 
 CREATE VIEW outbox.stat_topics AS
-SELECT s.server, s.topic, s.state, s.reason, s.since,
-	(SELECT pg_catalog.count(*) FROM outbox._parked AS k WHERE k.stream = s.id) AS parked_events
-FROM outbox._stream AS s;
-COMMENT ON VIEW outbox.stat_topics IS 'delivery of each topic: live, stopped (with the reason; its events are parked and sent when it goes on) or paused';
+SELECT server, topic, coalesce(s.state, 'live') AS state, s.reason, s.since,
+	(SELECT pg_catalog.count(*) FROM outbox._parked AS k WHERE k.stream = s.id) AS parked_events,
+	coalesce(t.delivered_count, 0) - coalesce(r.delivered_count, 0) AS delivered_count,
+	coalesce(t.delivered_bytes, 0) - coalesce(r.delivered_bytes, 0) AS delivered_bytes,
+	coalesce(t.parked_count, 0) - coalesce(r.parked_count, 0) AS parked_count,
+	coalesce(t.dead_count, 0) - coalesce(r.dead_count, 0) AS dead_count,
+	t.last_delivered_at, r.at AS stats_reset
+FROM outbox._stream AS s FULL JOIN outbox._topic_stat AS t USING (server, topic)
+	LEFT JOIN outbox._reset_topic AS r USING (server, topic);
+COMMENT ON VIEW outbox.stat_topics IS 'one row per topic of a publication, and per topic that something was sent to: its state live, stopped (with the reason; its events are parked and sent when it goes on) or paused; parked_events: how many are parked now; then counters, up to a second late and after a crash short of the last second: events that brokers acknowledged, bytes of their keys and values before compression, events that were parked (and delivered later, or not), and those that became dead letters';
+
+CREATE VIEW outbox.stat_subscriptions AS
+SELECT s.name, s.topic, o.partition, s.state, o.next_offset, o.high_watermark,
+	greatest(o.high_watermark - o.next_offset, 0) AS lag,
+	o.received - coalesce(r.received, 0) AS received,
+	o.applied - coalesce(r.applied, 0) AS applied,
+	o.deleted - coalesce(r.deleted, 0) AS deleted,
+	o.stale - coalesce(r.stale, 0) AS stale,
+	o.duplicate - coalesce(r.duplicate, 0) AS duplicate,
+	o.suppressed - coalesce(r.suppressed, 0) AS suppressed,
+	o.dead - coalesce(r.dead, 0) AS dead,
+	o.parked - coalesce(r.parked, 0) AS parked,
+	o.skipped - coalesce(r.skipped, 0) AS skipped,
+	o.lost - coalesce(r.lost, 0) AS lost,
+	to_timestamp(o.last_time_ms / 1000.0) AS last_event_time, o.last_at AS last_applied_at, r.at AS stats_reset
+FROM outbox._subscription s LEFT JOIN outbox._offset o ON o.subscription = s.name
+	LEFT JOIN outbox._reset_subscription r ON r.subscription = o.subscription AND r.partition = o.partition;
+COMMENT ON VIEW outbox.stat_subscriptions IS
+'one row per subscription and partition: the next offset to read, the end of the partition when it was last seen, lag in records, and, since the offsets were first stored or outbox.stat_reset(), how many events were received and what became of them (as in outbox.apply_result; handlers count as applied; dead and parked: set aside at first, see outbox.dead_letters; lost: offsets that the broker no longer had)';
 
 CREATE VIEW outbox.stat_log AS
 SELECT u.bytes, u.limit_bytes, (SELECT last_value FROM outbox._log_current) AS rotations
@@ -126,4 +200,4 @@ SELECT e.id, e.version, e.op, coalesce(e.server, s.server) AS server, coalesce(e
 FROM outbox._events() AS e LEFT JOIN outbox._stream AS s ON s.id = e.stream;
 COMMENT ON VIEW outbox.events IS 'events in the log, the uncommitted ones of this session included: op (c, u, d, r as Debezium''s; null: emit), key as text, value as the bytes that are sent (null: tombstone), headers without those the relay adds (id, op, version); delivered events remain until their segment is emptied. Who may read it needs EXECUTE on outbox._events() as well';
 
-GRANT SELECT ON outbox.stat_servers, outbox.stat_topics, outbox.stat_log, outbox.status TO pg_monitor;
+GRANT SELECT ON outbox.stat_servers, outbox.stat_topics, outbox.stat_subscriptions, outbox.stat_log, outbox.status TO pg_monitor;

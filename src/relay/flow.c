@@ -311,10 +311,7 @@ poll_deliveries(RelayFlow *flow, bool *progress)
 		Assert(entry->state == ENTRY_IN_FLIGHT);
 		entry->topic->in_flight--;
 		if (delivery.fault == OUTBOX_KAFKA_OK)
-		{
 			entry->state = ENTRY_DELIVERED;
-			entry->topic->sent++;
-		}
 		else
 			entry_fault(flow, entry, delivery.fault, delivery.error);
 	}

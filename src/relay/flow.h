@@ -53,6 +53,16 @@ typedef enum TopicState
 	TOPIC_PAUSED
 } TopicState;
 
+/* What settlement has counted of a topic and stat.c has not stored yet. */
+typedef struct RelayTopicCounts
+{
+	int64		delivered;		/* events that the brokers acknowledged */
+	int64		bytes;			/* of their keys and values */
+	int64		parked;
+	int64		dead;
+	TimestampTz last_at;		/* of the last acknowledgement; 0: none */
+} RelayTopicCounts;
+
 typedef struct RelayTopic
 {
 	char		name[TOPIC_NAME_SIZE];	/* hash key */
@@ -66,7 +76,7 @@ typedef struct RelayTopic
 	int			retry_ms;		/* back-off */
 	int			in_flight;		/* ring entries with the producer */
 	int			to_park;		/* ring entries that settlement will park */
-	int64		sent;			/* since the relay started */
+	RelayTopicCounts counts;
 
 	/* parked events on their way: drain_ids, up to (drain_stamp, drain_id) */
 	int			drain_page;		/* how many are read at once */
@@ -77,6 +87,7 @@ typedef struct RelayTopic
 	int64		drain_id;
 	int64		drained_stamp;	/* those up to here are gone; 0: read all */
 	int64		drained_id;
+	int64		drain_bytes;
 	OutboxKafkaFault drain_fault;	/* worst report of this page */
 	char	   *drain_error;
 } RelayTopic;
@@ -179,6 +190,11 @@ typedef struct RelayFlow
 	OutboxPosition position;	/* as stored, or to be stored */
 	bool		position_moved; /* by batches that held nothing for us */
 	TimestampTz position_stored;
+	TimestampTz settled_at;		/* the settlement under way, or the last one */
+
+	/* statistics */
+	bool		counted;		/* some topic's counts are not stored */
+	TimestampTz stat_stored;
 } RelayFlow;
 
 /* flow.c */
@@ -211,6 +227,13 @@ extern void outbox_topic_park(RelayTopic *topic, int64 stamp, const OutboxEvent 
 extern void outbox_topic_store(RelayTopic *topic);
 extern void outbox_topics_load(RelayFlow *flow);
 extern TimestampTz outbox_topics_next_retry(RelayFlow *flow);
+
+/* stat.c */
+extern void outbox_stat_delivered(RelayTopic *topic, int64 events, int64 bytes);
+extern void outbox_stat_parked(RelayTopic *topic);
+extern void outbox_stat_dead(RelayTopic *topic);
+extern bool outbox_stat_due(const RelayFlow *flow);
+extern void outbox_stat_store(RelayFlow *flow);
 
 /* stream.c */
 extern void outbox_streams_reload(void);

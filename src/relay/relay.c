@@ -350,6 +350,8 @@ run_flows(void)
 		progress |= outbox_flow_run(flow);
 		if (outbox_flow_settle_due(flow))
 			outbox_flow_settle(flow);
+		if (outbox_stat_due(flow))
+			outbox_stat_store(flow);
 	}
 	return progress;
 }
@@ -388,6 +390,7 @@ finish(void)
 		if (flow->producer != NULL)
 			(void) outbox_flow_run(flow);
 		outbox_flow_settle(flow);
+		outbox_stat_store(flow);
 	}
 }
 

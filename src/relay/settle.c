@@ -83,6 +83,7 @@ outbox_settle_dead_letter(RelayTopic *topic, const OutboxEvent *ev, const char *
 	dl.state = OUTBOX_LETTER_DEAD;
 	dl.attempts = 1;
 	(void) outbox_dead_letter_store(&dl);
+	outbox_stat_dead(topic);
 	ereport(WARNING,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("set aside event %lld, which cannot be sent to topic \"%s\"",
@@ -196,9 +197,12 @@ settle_entry(RelayEntry *entry)
 	{
 		outbox_topic_park(entry->topic, entry->stamp, &entry->ev);
 		entry->topic->to_park--;
+		outbox_stat_parked(entry->topic);
 	}
 	else if (entry->state == ENTRY_DEAD)
 		outbox_settle_dead_letter(entry->topic, &entry->ev, entry->error);
+	else
+		outbox_stat_delivered(entry->topic, 1, entry->ev.key_len + (int64) entry->ev.value_len);
 }
 
 void
@@ -208,6 +212,7 @@ outbox_flow_settle(RelayFlow *flow)
 	ListCell   *lc;
 
 	OUTBOX_FAULT("relay.before_settle");
+	flow->settled_at = GetCurrentTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,

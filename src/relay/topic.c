@@ -273,10 +273,7 @@ outbox_topic_delivery(RelayTopic *topic, const OutboxDelivery *delivery)
 {
 	topic->drain_in_flight--;
 	if (delivery->fault == OUTBOX_KAFKA_OK)
-	{
-		topic->sent++;
 		return;
-	}
 	if (delivery->fault > topic->drain_fault)
 		topic->drain_fault = delivery->fault;
 	if (topic->drain_error != NULL)
@@ -355,6 +352,7 @@ drain_send(RelayTopic *topic)
 		topic->drain_stamp = DatumGetInt64(SPI_getbinval(tup, desc, 1, &isnull));
 		topic->drain_id = ev.id;
 		topic->drain_ids[topic->ndrain_ids++] = ev.id;
+		topic->drain_bytes += ev.key_len + (int64) ev.value_len;
 		topic->drain_in_flight++;
 		if (fault != OUTBOX_KAFKA_OK)
 		{
@@ -403,7 +401,12 @@ drain_settle(RelayTopic *topic)
 	outbox_sql_execute("DELETE FROM outbox._parked WHERE stream = $1"
 					   " AND (stamp, id) > ($2, $3) AND (stamp, id) <= ($4, $5)"
 					   " AND id = ANY ($6) RETURNING event", 6, types, values, NULL);
-	if (topic->drain_fault == OUTBOX_KAFKA_FAULT_EVENT && SPI_processed == 1)
+	if (topic->drain_fault == OUTBOX_KAFKA_OK)
+	{
+		topic->flow->settled_at = GetCurrentTimestamp();
+		outbox_stat_delivered(topic, (int64) SPI_processed, topic->drain_bytes);
+	}
+	else if (topic->drain_fault == OUTBOX_KAFKA_FAULT_EVENT && SPI_processed == 1)
 	{
 		bool		isnull;
 		bytea	   *packed = DatumGetByteaPP(SPI_getbinval(SPI_tuptable->vals[0],
@@ -441,7 +444,7 @@ drain_page_done(RelayTopic *topic)
 	else
 		outbox_topic_stop(topic, topic->drain_error);
 	topic->drain_fault = OUTBOX_KAFKA_OK;
-	topic->drain_stamp = topic->drain_id = 0;
+	topic->drain_stamp = topic->drain_id = topic->drain_bytes = 0;
 }
 
 static bool
@@ -482,7 +485,7 @@ outbox_topic_run(RelayTopic *topic)
 		topic->state = TOPIC_PROBING;
 		topic->drain_page = 1;
 		topic->drain_fault = OUTBOX_KAFKA_OK;
-		topic->drain_stamp = topic->drain_id = 0;
+		topic->drain_stamp = topic->drain_id = topic->drain_bytes = 0;
 		topic->drained_stamp = topic->drained_id = 0;
 	}
 	else if (topic->drain_id != 0)

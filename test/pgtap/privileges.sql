@@ -2,7 +2,7 @@
 -- Whatever is added to the extension has to be added here, or stay its owner's.
 BEGIN;
 SET client_min_messages = warning;
-SELECT plan(17);
+SELECT plan(18);
 
 CREATE TEMP VIEW ours AS
 SELECT d.classid, d.objid
@@ -60,6 +60,7 @@ SELECT lives_ok('SELECT * FROM outbox.publications', 'a monitor reads publicatio
 SELECT throws_ok('SELECT * FROM outbox.events', '42501', NULL, 'a monitor does not read events');
 SELECT throws_ok('SELECT * FROM outbox.dead_letters', '42501', NULL, 'a monitor does not read dead letters');
 SELECT throws_ok('SELECT outbox.pause()', '42501', NULL, 'a monitor pauses nothing');
+SELECT throws_ok('SELECT outbox.stat_reset()', '42501', NULL, 'a monitor resets no counters');
 SET LOCAL ROLE outbox_nobody;
 SELECT throws_ok('SELECT * FROM outbox.status', '42501', NULL, 'nobody does not read status');
 RESET ROLE;
