@@ -25,6 +25,11 @@ UPDATE outbox._copy SET rows = 12;
 :show
 UPDATE outbox._copy SET rows = 40;
 :show
+UPDATE outbox._copy SET all_read = true;
+INSERT INTO outbox._copy_pending VALUES ('item', '5', 101, '{7}'), ('item', '5', 102, '{8}'), ('item', '4000000000000', 103, '{9}');
+SELECT state, pending FROM outbox.copies;
+:show
+SELECT updater, ended FROM outbox._copy_updaters;
 UPDATE outbox._copy SET error = 'no luck', retry_at = '2030-01-01 00:00:00+00';
 SET LOCAL TimeZone = 'UTC';
 SET LOCAL DateStyle = 'ISO';
@@ -33,7 +38,7 @@ SET LOCAL DateStyle = 'ISO';
 UPDATE outbox._copy SET heals = true;
 SELECT name, state, health, waiting_for FROM outbox.status WHERE kind = 'publication';
 SELECT outbox.copy('item');
-SELECT rows, error, retry_at FROM outbox.copies;
+SELECT rows, pending, error, retry_at FROM outbox.copies;
 SELECT outbox.cancel_copy('item');
 SELECT outbox.cancel_copy('item');
 :show
@@ -42,6 +47,21 @@ SELECT state FROM outbox.publications;
 SELECT outbox.copy('item');
 UPDATE outbox._copy SET state = 'done';
 SELECT state FROM outbox.publications;
+ROLLBACK;
+
+-- A publication that means something else is copied again, or a running copy
+-- begins anew; other settings are no reason to
+BEGIN;
+SELECT outbox.publish('item', topic => 'item', event_type => 'Item');
+SELECT count(*) FROM outbox.copies;
+SELECT outbox.publish('item', topic => 'item', filter => 'id > 100');
+SELECT publication, state FROM outbox.copies;
+UPDATE outbox._copy SET rows = 5, last_key = '{105}', all_read = true;
+SELECT outbox.publish('item', topic => 'item', filter => 'id > 50', initial => 'none');
+SELECT rows, last_key, all_read FROM outbox._copy;
+UPDATE outbox._copy SET state = 'done', rows = 5;
+SELECT outbox.publish('item', topic => 'item', initial => 'none');
+SELECT state, rows FROM outbox._copy;
 ROLLBACK;
 
 -- Only the table's owner

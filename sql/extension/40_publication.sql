@@ -73,7 +73,7 @@ CREATE FUNCTION outbox.publish(source regclass, topic text DEFAULT NULL, name te
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_publish';
 COMMENT ON FUNCTION outbox.publish(regclass, text, text, text[], text, text[], text, text, jsonb, text, text, text, text, boolean, text[]) IS
-'publishes every committed change of a table, and by default the rows it has now, to a topic; returns the publication''s name. Calling it again makes the publication what the call says. topic: default pg_outbox.default_topic; name: default the table''s, with its schema unless that is public; columns: published ones, "name" or "name AS other", default all; mode: full (the row) or key (its identity only); partition_by: columns of the message key, default the identity; filter: boolean expression over the row''s columns, a row that leaves it is deleted, one that enters it created; event_type: header type; headers: fixed ones, an object; initial: copy or none; server: default pg_outbox.default_server; identity: name of a unique index, default the primary key; on_truncate: error or ignore; skip_unchanged: no event if no published column changed; with_headers: of source, txid; default pg_outbox.default_with_headers. Needs the table''s ownership and USAGE on the server; waits for transactions that are writing to the table (lock_timeout applies) at first, and when server, topic, mode, columns, identity or filter change. Errors: 22004, 42P01, 42501, 42704, 42809, 42703, 55000, 22023, 42602, 0A000, 42P17, 42P20, 42803';
+'publishes every committed change of a table, and by default the rows it has now, to a topic; returns the publication''s name. Calling it again makes the publication what the call says. topic: default pg_outbox.default_topic; name: default the table''s, with its schema unless that is public; columns: published ones, "name" or "name AS other", default all; mode: full (the row) or key (its identity only); partition_by: columns of the message key, default the identity; filter: boolean expression over the row''s columns, a row that leaves it is deleted, one that enters it created; event_type: header type; headers: fixed ones, an object; initial: copy or none, also where a later call changes server, topic, mode, columns, identity or filter; server: default pg_outbox.default_server; identity: name of a unique index, default the primary key; on_truncate: error or ignore; skip_unchanged: no event if no published column changed; with_headers: of source, txid; default pg_outbox.default_with_headers. Needs the table''s ownership and USAGE on the server; waits for transactions that are writing to the table (lock_timeout applies) at first, and when server, topic, mode, columns, identity or filter change. Errors: 22004, 42P01, 42501, 42704, 42809, 42703, 55000, 22023, 42602, 0A000, 42P17, 42P20, 42803';
 
 CREATE FUNCTION outbox.adopt(source regclass, topic text DEFAULT 'outbox.event.{aggregatetype}',
 							 name text DEFAULT NULL, columns text[] DEFAULT NULL,
@@ -91,9 +91,11 @@ COMMENT ON FUNCTION outbox.unpublish(text) IS 'ends a publication: later changes
 
 -- Copies: present rows published once more.
 CREATE TABLE outbox._copy (
-	publication	text PRIMARY KEY,
+	publication	text PRIMARY KEY REFERENCES outbox._publication (name) ON UPDATE CASCADE ON DELETE CASCADE,
 	state		text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'done', 'cancelled')),
+	ordered_by	oid[],
 	last_key	text[],
+	all_read	boolean NOT NULL DEFAULT false,
 	rows		bigint NOT NULL DEFAULT 0,
 	started_at	timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	finished_at	timestamptz,
@@ -102,7 +104,33 @@ CREATE TABLE outbox._copy (
 	error		text,
 	heals		boolean NOT NULL DEFAULT false
 );
-COMMENT ON TABLE outbox._copy IS 'copies of publications, the last of each; last_key: identity of the last row that was published; heals: changes were not recorded, the publication is incomplete until the copy is done';
+COMMENT ON TABLE outbox._copy IS 'copies of publications, the last of each; ordered_by: number, type and collation of each column that the rows are read in the order of; last_key: identity of the last row that was read; all_read: what is left is in _copy_pending; heals: changes were not recorded, the publication is incomplete until the copy is done';
+
+CREATE TABLE outbox._copy_pending (
+	publication	text NOT NULL REFERENCES outbox._copy ON UPDATE CASCADE ON DELETE CASCADE,
+	updater		xid8 NOT NULL,
+	version		bigint NOT NULL,
+	identity	text[] NOT NULL,
+	PRIMARY KEY (publication, updater, version)
+);
+COMMENT ON TABLE outbox._copy_pending IS 'rows that a transaction was changing when a copy read them: looked at again by their identity and published with this version once that transaction has ended';
+
+-- Goes from one transaction to the next, however many rows wait for each.
+CREATE VIEW outbox._copy_updaters AS
+WITH RECURSIVE u (publication, updater) AS (
+	(SELECT k.publication, k.updater FROM outbox._copy_pending AS k
+	 ORDER BY k.publication, k.updater LIMIT 1)
+	UNION ALL
+	SELECT n.publication, n.updater
+	FROM u CROSS JOIN LATERAL (
+		SELECT k.publication, k.updater FROM outbox._copy_pending AS k
+		WHERE (k.publication, k.updater) > (u.publication, u.updater)
+		ORDER BY k.publication, k.updater LIMIT 1) AS n
+)
+SELECT u.publication, u.updater,
+	pg_catalog.pg_visible_in_snapshot(u.updater, pg_catalog.pg_current_snapshot()) AS ended
+FROM u;
+COMMENT ON VIEW outbox._copy_updaters IS 'transactions that copies wait for, or waited for: those that have ended';
 
 -- Left by each transaction that changed rows and recorded no event; without
 -- index, as it is empty but for such times.
@@ -178,14 +206,16 @@ REVOKE ALL ON FUNCTION outbox.emit(text, text, text, text, jsonb, text),
 CREATE FUNCTION outbox.copy(publication text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_copy';
-COMMENT ON FUNCTION outbox.copy(text) IS 'has the relay publish every present row of a published table again, in chunks by key while writers write; begins anew if a copy is under way; see view copies. The events have op r; where a row was being changed when it was read, header version says an older version than id, so that the change wins. Needs the table''s ownership. Errors: 42704 if there is no such publication of a table, 42501';
+COMMENT ON FUNCTION outbox.copy(text) IS 'has the relay publish every present row of a published table again, in chunks by key while writers write; begins anew if a copy is under way; see view copies. The events have op r; where a row was being changed when it was read, header version says an older version than id, so that the change wins; such a row is published once more when the transaction that was changing it has ended. Needs the table''s ownership. Errors: 42704 if there is no such publication of a table, 42501';
 CREATE FUNCTION outbox.cancel_copy(publication text) RETURNS boolean
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_cancel_copy';
 COMMENT ON FUNCTION outbox.cancel_copy(text) IS 'ends a copy that is under way; false if there is none. What was copied so far stays published. Needs the table''s ownership. Errors: 42704, 42501';
 
 CREATE VIEW outbox.copies AS
-	SELECT c.publication, c.state, c.rows, p.source, c.last_key, c.started_at, c.finished_at,
+	SELECT c.publication, c.state, c.rows,
+		(SELECT pg_catalog.count(*) FROM outbox._copy_pending AS k WHERE k.publication = c.publication) AS pending,
+		p.source, c.last_key, c.started_at, c.finished_at,
 		c.attempts, c.retry_at, c.error,
 		(WITH RECURSIVE parts AS (
 			SELECT p.source::pg_catalog.oid AS relid
@@ -194,6 +224,6 @@ CREATE VIEW outbox.copies AS
 		 SELECT CASE WHEN pg_catalog.min(t.reltuples) >= 0 THEN pg_catalog.sum(t.reltuples)::bigint END
 		 FROM pg_catalog.pg_class AS t JOIN parts ON t.oid = parts.relid
 		 WHERE t.relkind = 'r') AS estimated_rows
-	FROM outbox._copy AS c LEFT JOIN outbox._publication AS p ON p.name = c.publication;
-COMMENT ON VIEW outbox.copies IS 'the last copy of each publication: state running, done or cancelled, rows published so far, identity of the last one; attempts, error and retry_at: failures since the last chunk that went through; estimated_rows: rows in the table and its partitions by the planner''s statistics, whatever the filter says (null: one of them was never analyzed)';
+	FROM outbox._copy AS c JOIN outbox._publication AS p ON p.name = c.publication;
+COMMENT ON VIEW outbox.copies IS 'the last copy of each publication: state running, done or cancelled, rows published so far, those pending because a transaction was changing them (looked at again when it has ended; the copy is not done before), identity of the last row read; attempts, error and retry_at: failures since the last chunk that went through; estimated_rows: rows in the table and its partitions by the planner''s statistics, whatever the filter says (null: one of them was never analyzed)';
 GRANT SELECT ON outbox.copies TO pg_monitor;

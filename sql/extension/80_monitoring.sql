@@ -161,11 +161,17 @@ SELECT 'topic', t.topic, t.state, CASE t.state WHEN 'live' THEN 'ok' WHEN 'pause
 FROM outbox.stat_topics AS t
 UNION ALL
 SELECT 'copy', c.publication, c.state,
-	CASE WHEN c.error IS NOT NULL THEN 'failing' ELSE 'ok' END,
+	CASE WHEN c.error IS NOT NULL THEN 'failing'
+		 WHEN k.all_read AND c.pending > 0 THEN 'waiting' ELSE 'ok' END,
 	CASE WHEN c.retry_at IS NOT NULL AND c.error IS NOT NULL THEN 'the next attempt at ' || c.retry_at
+		 WHEN k.all_read AND c.pending > 0 THEN coalesce(
+			'the end of transactions that were changing ' || c.pending || ' rows: '
+			|| (SELECT pg_catalog.string_agg(u.updater::text, ', ' ORDER BY u.updater)
+				FROM outbox._copy_updaters AS u WHERE u.publication = c.publication AND NOT u.ended),
+			'the relay; ' || c.pending || ' rows are pending')
 		 ELSE 'the relay; ' || c.rows || ' rows so far' END,
 	CASE WHEN c.estimated_rows IS NOT NULL THEN greatest(c.estimated_rows - c.rows, 0) END, NULL, c.error, NULL
-FROM outbox.copies AS c
+FROM outbox.copies AS c JOIN outbox._copy AS k USING (publication)
 WHERE c.state = 'running'
 UNION ALL
 SELECT 'subscription', s.name,

@@ -133,10 +133,10 @@ extern void outbox_capture_begin(Relation rel);
 extern void outbox_capture_end(void);
 
 /*
- * Record that the publication shows the row in the slot (a copy reads it),
- * with an id that was taken before; version 0: the id is the version.
+ * Record the row in the slot, which a copy reads, unless the publication does
+ * not show it (false).  The id was taken before; version 0: it is the version.
  */
-extern void outbox_capture_read(CapturedPublication *pub, Relation rel,
+extern bool outbox_capture_read(CapturedPublication *pub, Relation rel,
 								TupleTableSlot *slot, int64 id, int64 version);
 
 /* ---------------- unrecorded.c ---------------- */

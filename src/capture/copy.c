@@ -5,79 +5,108 @@
  *
  * A copy is a row of outbox._copy.  The relay does it a chunk at a time, in
  * the order of the identity, each chunk in a short transaction that also
- * stores the last key: after a crash it goes on from there.
- *
- * Versions.  A row that is read must not outrank a change that was stamped
- * before and is not committed yet.  The ids of a chunk are taken before its
- * snapshot.  A row version without an updater at the time it was read can only
- * be changed by a transaction that stamps its change later: its id is its
- * version.  If an updater is there, or came since, it may have stamped before
- * us: the event then carries, in header "version", the stamp at which capture
- * of the publication began, which every captured change exceeds.  So a change
- * in flight always wins, and a replica that has nothing gets the row.
+ * stores the last key: after a crash it goes on from there.  Rows that a
+ * transaction was changing when they were read are stored with their chunk in
+ * outbox._copy_pending, looked at again when that transaction has ended, and
+ * deleted in the transaction that publishes them.  The copy is done when all
+ * is read and nothing is pending.  How rows are read, and with what versions,
+ * is in copy_rows.c.
  *
  * Rows that are inserted while the copy runs have events of their own.
+ *
+ * Locks.  Row of _copy: whoever changes the copy or its pending rows.  The
+ * relay takes it first and passes over one that somebody else has.  It waits
+ * for no other lock longer than LOCK_TIMEOUT_MS, as it has other things to do,
+ * and whoever drops the table has that and then wants the row.
  *
  *-------------------------------------------------------------------------
  */
 #include "common/compat.h"
 #include "capture/copy.h"
 
-#include "access/heapam.h"
-#include "access/htup_details.h"
-#include "access/multixact.h"
 #include "access/relation.h"
-#include "access/table.h"
-#include "access/tableam.h"
-#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "storage/procarray.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "capture/capture.h"
 #include "capture/publication.h"
 #include "common/argument.h"
 #include "common/catalog.h"
 #include "common/fault.h"
 #include "log/log.h"
-#include "log/stamp.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(outbox_copy);
 PG_FUNCTION_INFO_V1(outbox_cancel_copy);
 
-#define CHUNK_ROWS 1000
-#define CHUNK_BYTES (4 * 1024 * 1024)
-#define FETCH_ROWS 100
-#define LOOK_INTERVAL_MS 500	/* for new copies */
+#define LOOK_INTERVAL_MS 500	/* for new copies and ended transactions */
+#define LOCK_TIMEOUT_MS "100"
 
-/* One chunk at work. */
-typedef struct CopyChunk
-{
-	int32		pubid;
-	char	   *name;
-	Oid			source;
-	int64		since;
-	ArrayType  *last_key;		/* NULL: from the beginning */
+#define COPY_COLUMNS "p.id, p.name, p.source::pg_catalog.oid, p.since, c.ordered_by, c.last_key"
+#define COPY_IS_DUE \
+	"c.state = 'running' AND p.kind = 'table'" \
+	" AND (c.retry_at IS NULL OR c.retry_at <= pg_catalog.now())"
 
-	Relation	rel;
-	CapturedPublication *pub;
-	bool		pinned;
-	int64		ids[CHUNK_ROWS];
-	int			nrows;
-	Size		bytes;
-	bool		more;			/* the table may have more rows */
-} CopyChunk;
+static const char request_sql[] =
+"INSERT INTO outbox._copy AS c (publication, heals) VALUES ($1, $2)"
+" ON CONFLICT (publication) DO UPDATE SET state = 'running', ordered_by = NULL,"
+" heals = excluded.heals OR c.heals AND c.state <> 'done',"
+" last_key = NULL, all_read = false, rows = 0, error = NULL, attempts = 0, retry_at = NULL,"
+" started_at = pg_catalog.now(), finished_at = NULL";
+
+static const char forget_pending_sql[] =
+"DELETE FROM outbox._copy_pending WHERE publication = $1";
+
+static const char next_chunk_sql[] =
+"SELECT " COPY_COLUMNS
+"  FROM outbox._copy AS c JOIN outbox._publication AS p ON p.name = c.publication"
+" WHERE " COPY_IS_DUE " AND NOT c.all_read"
+" ORDER BY c.started_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED";
+
+static const char next_pending_sql[] =
+"SELECT " COPY_COLUMNS ", u.updater"
+"  FROM outbox._copy_updaters AS u JOIN outbox._copy AS c USING (publication)"
+"       JOIN outbox._publication AS p ON p.name = c.publication"
+" WHERE " COPY_IS_DUE " AND u.ended"
+" ORDER BY c.started_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED";
+
+static const char read_pending_sql[] =
+"SELECT version, identity FROM outbox._copy_pending WHERE publication = $1 AND updater = $2"
+" ORDER BY version LIMIT $3";
+
+static const char add_pending_sql[] =
+"INSERT INTO outbox._copy_pending (publication, updater, version, identity)"
+" VALUES ($1, $2, $3, $4)";
+
+static const char remove_pending_sql[] =
+"DELETE FROM outbox._copy_pending WHERE publication = $1 AND updater = $2 AND version <= $3";
+
+static const char progress_sql[] =
+"UPDATE outbox._copy SET ordered_by = $2, last_key = $3, rows = rows + $4,"
+" all_read = all_read OR $5, attempts = 0, error = NULL, retry_at = NULL"
+" WHERE publication = $1";
+
+static const char restart_sql[] =
+"UPDATE outbox._copy SET ordered_by = NULL, last_key = NULL, all_read = false, rows = 0"
+" WHERE publication = $1 AND state = 'running'";
+
+static const char finish_sql[] =
+"UPDATE outbox._copy AS c SET state = 'done', finished_at = pg_catalog.now()"
+" WHERE c.publication = $1 AND c.all_read"
+"   AND NOT EXISTS (SELECT FROM outbox._copy_pending AS k WHERE k.publication = $1)";
+
+static const char failure_sql[] =
+"UPDATE outbox._copy SET error = $2, attempts = attempts + 1,"
+" retry_at = pg_catalog.now() + least(pg_catalog.power(2, least(attempts, 10)), 300) * interval '1 second'"
+" WHERE publication = (SELECT c.publication FROM outbox._copy AS c WHERE c.publication = $1"
+"                      FOR UPDATE SKIP LOCKED)";
 
 /* ---------------- asking for a copy ---------------- */
 
@@ -99,14 +128,27 @@ outbox_copy_request(const char *publication, bool heals)
 
 	outbox_owner_enter(&scope);
 	SPI_connect();
-	execute("INSERT INTO outbox._copy AS c (publication, heals) VALUES ($1, $2)"
-			" ON CONFLICT (publication) DO UPDATE SET state = 'running', last_key = NULL,"
-			" heals = excluded.heals OR c.heals AND c.state <> 'done',"
-			" rows = 0, error = NULL, attempts = 0, retry_at = NULL,"
-			" started_at = pg_catalog.now(), finished_at = NULL", 2, types, values, NULL);
+	execute(request_sql, 2, types, values, NULL);
+	execute(forget_pending_sql, 1, types, values, NULL);
 	SPI_finish();
 	outbox_owner_leave(&scope);
 	outbox_worker_poke_at_commit();
+}
+
+void
+outbox_copy_restart(const char *publication)
+{
+	OutboxOwnerScope scope;
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(publication)};
+
+	outbox_owner_enter(&scope);
+	SPI_connect();
+	execute(restart_sql, 1, types, values, NULL);
+	if (SPI_processed > 0)
+		execute(forget_pending_sql, 1, types, values, NULL);
+	SPI_finish();
+	outbox_owner_leave(&scope);
 }
 
 /*
@@ -171,220 +213,145 @@ outbox_cancel_copy(PG_FUNCTION_ARGS)
 	execute("UPDATE outbox._copy SET state = 'cancelled', finished_at = pg_catalog.now()"
 			" WHERE publication = $1 AND state = 'running'", 1, types, values, NULL);
 	cancelled = SPI_processed > 0;
+	if (cancelled)
+		execute(forget_pending_sql, 1, types, values, NULL);
 	SPI_finish();
 	outbox_owner_leave(&scope);
 	PG_RETURN_BOOL(cancelled);
 }
 
-/* ---------------- reading ---------------- */
+/* ---------------- what is next ---------------- */
 
 /*
- * Could a change of this row version have been stamped before our ids?
- */
-static bool
-has_updater(Oid tableoid, ItemPointer tid)
-{
-	Relation	rel = table_open(tableoid, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	bool		result = true;
-
-	if (TTS_IS_BUFFERTUPLE(slot) &&
-		table_tuple_fetch_row_version(rel, tid, SnapshotAny, slot))
-	{
-		HeapTupleHeader header = ExecFetchSlotHeapTuple(slot, false, NULL)->t_data;
-
-		if ((header->t_infomask & HEAP_XMAX_INVALID) ||
-			HEAP_XMAX_IS_LOCKED_ONLY(header->t_infomask))
-			result = false;
-		else
-		{
-			TransactionId xid = HeapTupleHeaderGetUpdateXid(header);
-
-			result = TransactionIdIsInProgress(xid) || TransactionIdDidCommit(xid);
-		}
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, AccessShareLock);
-	return result;
-}
-
-/*
- * The rows after the last key, in the order of the identity.
- */
-static char *
-chunk_query(CopyChunk *chunk)
-{
-	StringInfoData sql;
-	StringInfoData keys;
-	StringInfoData last;
-	CapturedColumns *identity = &chunk->pub->identity;
-
-	initStringInfo(&sql);
-	initStringInfo(&keys);
-	initStringInfo(&last);
-	for (int i = 0; i < identity->ncols; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(chunk->rel),
-											  identity->cols[i].attnum - 1);
-
-		appendStringInfo(&keys, "%sr.%s", i ? ", " : "", quote_identifier(NameStr(att->attname)));
-		appendStringInfo(&last, "%s($1)[%d]::%s", i ? ", " : "", i + 1,
-						 format_type_extended(att->atttypid, att->atttypmod,
-											  FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
-	}
-	appendStringInfo(&sql, "SELECT r, r.ctid, r.xmax, r.tableoid FROM %s AS r WHERE ",
-					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(chunk->rel)),
-												RelationGetRelationName(chunk->rel)));
-	if (chunk->last_key != NULL)
-		appendStringInfo(&sql, "ROW(%s) OPERATOR(pg_catalog.>) ROW(%s)", keys.data, last.data);
-	else
-		appendStringInfoString(&sql, "$1 IS NULL");
-	if (chunk->pub->filter_text != NULL)
-		appendStringInfo(&sql, " AND (%s)", chunk->pub->filter_text);
-	appendStringInfo(&sql, " ORDER BY %s LIMIT %d", keys.data, CHUNK_ROWS);
-	return sql.data;
-}
-
-/*
- * Remember the row's identity as the place to go on from.
+ * Take over the copy that a query has found and locked.
  */
 static void
-remember_key(CopyChunk *chunk, TupleTableSlot *slot, MemoryContext context)
+set_copy(CopyChunk *chunk)
 {
-	CapturedColumns *identity = &chunk->pub->identity;
-	Datum	   *elems = palloc(sizeof(Datum) * identity->ncols);
-	MemoryContext oldcontext;
-
-	for (int i = 0; i < identity->ncols; i++)
-	{
-		StringInfoData buf;
-		bool		isnull;
-
-		initStringInfo(&buf);
-		outbox_encode_text(&buf, &identity->cols[i].enc,
-						   slot_getattr(slot, identity->cols[i].attnum, &isnull));
-		elems[i] = PointerGetDatum(cstring_to_text_with_len(buf.data, buf.len));
-	}
-	oldcontext = MemoryContextSwitchTo(context);
-	chunk->last_key = construct_array(elems, identity->ncols, TEXTOID, -1, false, TYPALIGN_INT);
-	MemoryContextSwitchTo(oldcontext);
-}
-
-static void
-publish_row(CopyChunk *chunk, HeapTuple tup, TupleDesc desc, TupleTableSlot *slot)
-{
-	bool		isnull;
-	HeapTupleHeader row = DatumGetHeapTupleHeader(SPI_getbinval(tup, desc, 1, &isnull));
-	ItemPointer tid = (ItemPointer) DatumGetPointer(SPI_getbinval(tup, desc, 2, &isnull));
-	TransactionId xmax = DatumGetTransactionId(SPI_getbinval(tup, desc, 3, &isnull));
-	Oid			tableoid = DatumGetObjectId(SPI_getbinval(tup, desc, 4, &isnull));
-	HeapTupleData data;
-	int64		version = 0;
-
-	data.t_data = row;
-	data.t_len = HeapTupleHeaderGetDatumLength(row);
-	ItemPointerSetInvalid(&data.t_self);
-	data.t_tableOid = InvalidOid;
-	ExecForceStoreHeapTuple(&data, slot, false);
-
-	if (TransactionIdIsValid(xmax) && has_updater(tableoid, tid))
-		version = chunk->since;
-	outbox_capture_read(chunk->pub, chunk->rel, slot, chunk->ids[chunk->nrows++], version);
-	chunk->bytes += data.t_len;
-}
-
-/*
- * Read and publish, as the table's owner.  A row-level policy that hides rows
- * from the owner is an error, not a smaller copy.
- */
-static void
-publish_chunk(CopyChunk *chunk, MemoryContext context)
-{
-	Oid			types[1] = {TEXTARRAYOID};
-	Datum		values[1] = {PointerGetDatum(chunk->last_key)};
-	char		nulls[1] = {chunk->last_key ? ' ' : 'n'};
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(chunk->rel), &TTSOpsHeapTuple);
-	Portal		portal;
-
-	for (int i = 0; i < CHUNK_ROWS; i++)
-		chunk->ids[i] = outbox_stamp_next();
-	OUTBOX_FAULT("copy.before_snapshot");
-
-	SPI_connect();
-	portal = SPI_cursor_open_with_args("pg_outbox copy", chunk_query(chunk), 1, types,
-									   values, nulls, false, 0);
-	chunk->more = true;
-	while (chunk->nrows < CHUNK_ROWS && chunk->bytes < CHUNK_BYTES)
-	{
-		uint64		n;
-
-		SPI_cursor_fetch(portal, true, FETCH_ROWS);
-		n = SPI_processed;
-		for (uint64 i = 0; i < n; i++)
-			publish_row(chunk, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, slot);
-		if (n > 0)
-			remember_key(chunk, slot, context);
-		if (n < FETCH_ROWS)
-		{
-			chunk->more = chunk->nrows >= CHUNK_ROWS;
-			break;
-		}
-	}
-	SPI_cursor_close(portal);
-	SPI_finish();
-	ExecDropSingleTupleTableSlot(slot);
-}
-
-/* ---------------- one step ---------------- */
-
-/*
- * The copy whose turn it is.  Locked until the transaction ends.
- */
-static bool
-next_chunk(CopyChunk *chunk, MemoryContext context)
-{
-	HeapTuple	tup;
-	TupleDesc	desc;
+	HeapTuple	tup = SPI_tuptable->vals[0];
+	TupleDesc	desc = SPI_tuptable->tupdesc;
+	MemoryContext oldcontext = MemoryContextSwitchTo(chunk->context);
 	bool		isnull;
 	Datum		d;
-	MemoryContext oldcontext;
 
-	execute("SELECT p.id, p.name, p.source::pg_catalog.oid, p.since, c.last_key"
-			"  FROM outbox._copy AS c JOIN outbox._publication AS p ON p.name = c.publication"
-			" WHERE c.state = 'running' AND p.kind = 'table'"
-			"   AND (c.retry_at IS NULL OR c.retry_at <= pg_catalog.now())"
-			" ORDER BY c.started_at LIMIT 1 FOR UPDATE OF c", 0, NULL, NULL, NULL);
-	if (SPI_processed == 0)
-		return false;
-	tup = SPI_tuptable->vals[0];
-	desc = SPI_tuptable->tupdesc;
-	oldcontext = MemoryContextSwitchTo(context);
 	chunk->pubid = DatumGetInt32(SPI_getbinval(tup, desc, 1, &isnull));
 	chunk->name = pstrdup(SPI_getvalue(tup, desc, 2));
 	chunk->source = DatumGetObjectId(SPI_getbinval(tup, desc, 3, &isnull));
 	chunk->since = DatumGetInt64(SPI_getbinval(tup, desc, 4, &isnull));
 	d = SPI_getbinval(tup, desc, 5, &isnull);
+	chunk->ordered_by = isnull ? NULL : DatumGetArrayTypePCopy(d);
+	d = SPI_getbinval(tup, desc, 6, &isnull);
 	chunk->last_key = isnull ? NULL : DatumGetArrayTypePCopy(d);
 	MemoryContextSwitchTo(oldcontext);
+}
+
+static void
+load_pending(CopyChunk *chunk)
+{
+	Oid			types[3] = {TEXTOID, XID8OID, INT4OID};
+	Datum		values[3] = {CStringGetTextDatum(chunk->name), UInt64GetDatum(chunk->updater),
+	Int32GetDatum(COPY_CHUNK_ROWS)};
+	MemoryContext oldcontext;
+
+	execute(read_pending_sql, 3, types, values, NULL);
+	oldcontext = MemoryContextSwitchTo(chunk->context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		CopyPendingRow *row = palloc(sizeof(CopyPendingRow));
+		HeapTuple	tup = SPI_tuptable->vals[i];
+		bool		isnull;
+
+		row->updater = chunk->updater;
+		row->version = DatumGetInt64(SPI_getbinval(tup, SPI_tuptable->tupdesc, 1, &isnull));
+		row->identity = DatumGetArrayTypePCopy(SPI_getbinval(tup, SPI_tuptable->tupdesc, 2, &isnull));
+		chunk->retry = lappend(chunk->retry, row);
+	}
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * Rows whose updater has ended go first: they are few, and a copy of a large
+ * table shall not wait for the next one.
+ */
+static bool
+next_step(CopyChunk *chunk)
+{
+	bool		isnull;
+
+	execute(next_pending_sql, 0, NULL, NULL, NULL);
+	if (SPI_processed > 0)
+	{
+		set_copy(chunk);
+		chunk->updater = DatumGetUInt64(SPI_getbinval(SPI_tuptable->vals[0],
+													  SPI_tuptable->tupdesc, 7, &isnull));
+		load_pending(chunk);
+		return true;
+	}
+	execute(next_chunk_sql, 0, NULL, NULL, NULL);
+	if (SPI_processed == 0)
+		return false;
+	set_copy(chunk);
 	return true;
+}
+
+/* ---------------- what came of it ---------------- */
+
+static void
+store_pending(CopyChunk *chunk)
+{
+	Oid			types[4] = {TEXTOID, XID8OID, INT8OID, TEXTARRAYOID};
+	ListCell   *lc;
+
+	foreach(lc, chunk->pending)
+	{
+		CopyPendingRow *row = lfirst(lc);
+		Datum		values[4] = {CStringGetTextDatum(chunk->name), UInt64GetDatum(row->updater),
+		Int64GetDatum(row->version), PointerGetDatum(row->identity)};
+
+		execute(add_pending_sql, 4, types, values, NULL);
+	}
+}
+
+static void
+store_chunk(CopyChunk *chunk)
+{
+	Oid			types[5] = {TEXTOID, OIDARRAYOID, TEXTARRAYOID, INT4OID, BOOLOID};
+	Datum		values[5] = {CStringGetTextDatum(chunk->name), PointerGetDatum(chunk->ordered_by),
+		PointerGetDatum(chunk->last_key), Int32GetDatum(chunk->npublished),
+	BoolGetDatum(!chunk->more)};
+	char		nulls[5] = {' ', ' ', chunk->last_key ? ' ' : 'n', ' ', ' '};
+
+	store_pending(chunk);
+	execute(progress_sql, 5, types, values, nulls);
+}
+
+static void
+store_retried(CopyChunk *chunk)
+{
+	Oid			types[3] = {TEXTOID, XID8OID, INT8OID};
+	Datum		values[3] = {CStringGetTextDatum(chunk->name), UInt64GetDatum(chunk->updater),
+	Int64GetDatum(chunk->retried)};
+
+	execute(remove_pending_sql, 3, types, values, NULL);
 }
 
 static void
 store_progress(CopyChunk *chunk)
 {
-	Oid			types[4] = {TEXTOID, TEXTARRAYOID, INT4OID, BOOLOID};
-	Datum		values[4];
-	char		nulls[4] = {' ', ' ', ' ', ' '};
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(chunk->name)};
 
-	values[0] = CStringGetTextDatum(chunk->name);
-	values[1] = PointerGetDatum(chunk->last_key);
-	nulls[1] = chunk->last_key ? ' ' : 'n';
-	values[2] = Int32GetDatum(chunk->nrows);
-	values[3] = BoolGetDatum(chunk->more);
-	execute("UPDATE outbox._copy SET last_key = $2, rows = rows + $3, attempts = 0, error = NULL,"
-			" state = CASE WHEN $4 THEN 'running' ELSE 'done' END,"
-			" finished_at = CASE WHEN $4 THEN NULL ELSE pg_catalog.now() END"
-			" WHERE publication = $1", 4, types, values, nulls);
+	if (chunk->reordered)
+	{
+		execute(restart_sql, 1, types, values, NULL);
+		execute(forget_pending_sql, 1, types, values, NULL);
+		return;
+	}
+	if (chunk->updater != 0)
+		store_retried(chunk);
+	else
+		store_chunk(chunk);
+	execute(finish_sql, 1, types, values, NULL);
 }
 
 static void
@@ -396,13 +363,13 @@ store_failure(const char *name, const char *message)
 	StartTransactionCommand();
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	execute("UPDATE outbox._copy SET error = $2, attempts = attempts + 1,"
-			" retry_at = pg_catalog.now() + least(pg_catalog.power(2, attempts), 300) * interval '1 second'"
-			" WHERE publication = $1", 2, types, values, NULL);
+	execute(failure_sql, 2, types, values, NULL);
 	PopActiveSnapshot();
 	SPI_finish();
 	CommitTransactionCommand();
 }
+
+/* ---------------- one step ---------------- */
 
 static CapturedPublication *
 find_publication(CapturedRelation *captured, int32 pubid)
@@ -414,17 +381,17 @@ find_publication(CapturedRelation *captured, int32 pubid)
 }
 
 /*
- * Publish a chunk with the rights of the table's owner: already when the
- * filter is prepared, functions of it may run.
+ * With the rights of the table's owner: already when the filter is prepared,
+ * functions of it may run.  A row-level policy that hides rows from the owner
+ * is an error, not a smaller copy.
  */
 static void
-copy_chunk(CopyChunk *chunk, MemoryContext context)
+copy_as_owner(CopyChunk *chunk)
 {
 	Oid			save_userid;
 	int			save_context;
 	int			level;
 
-	chunk->rel = table_open(chunk->source, AccessShareLock);
 	GetUserIdAndSecContext(&save_userid, &save_context);
 	SetUserIdAndSecContext(chunk->rel->rd_rel->relowner,
 						   save_context | SECURITY_LOCAL_USERID_CHANGE |
@@ -441,7 +408,7 @@ copy_chunk(CopyChunk *chunk, MemoryContext context)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("publication \"%s\" cannot be copied now", chunk->name)));
-		publish_chunk(chunk, context);
+		outbox_copy_read(chunk);
 	}
 	PG_FINALLY();
 	{
@@ -451,28 +418,42 @@ copy_chunk(CopyChunk *chunk, MemoryContext context)
 	/* nor does what functions of the filter have SET last */
 	AtEOXact_GUC(false, level);
 	SetUserIdAndSecContext(save_userid, save_context);
-	table_close(chunk->rel, NoLock);
+}
+
+static void
+copy_rows(CopyChunk *chunk)
+{
+	chunk->rel = try_relation_open(chunk->source, AccessShareLock);
+	if (chunk->rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the table of publication \"%s\" does not exist", chunk->name)));
+	copy_as_owner(chunk);
+	relation_close(chunk->rel, NoLock);
 }
 
 /*
- * Do one chunk in a transaction.  True if there was one.
+ * Do one step in a transaction.  True if there was one.
  */
 static bool
-copy_step(CopyChunk *chunk, MemoryContext context)
+copy_step(CopyChunk *chunk)
 {
 	bool		found;
 
+	OUTBOX_FAULT("copy.next");
 	StartTransactionCommand();
+	(void) set_config_option("lock_timeout", LOCK_TIMEOUT_MS, PGC_USERSET, PGC_S_OVERRIDE,
+							 GUC_ACTION_LOCAL, true, 0, false);
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	found = next_chunk(chunk, context);
+	found = next_step(chunk);
 	PopActiveSnapshot();
 	SPI_finish();
 	if (found)
 	{
 		outbox_log_check_room();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		copy_chunk(chunk, context);
+		copy_rows(chunk);
 		PopActiveSnapshot();
 		SPI_connect();
 		PushActiveSnapshot(GetTransactionSnapshot());
@@ -485,16 +466,25 @@ copy_step(CopyChunk *chunk, MemoryContext context)
 	return found;
 }
 
+static CopyChunk *
+make_chunk(void)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_outbox copy",
+												  ALLOCSET_DEFAULT_SIZES);
+	CopyChunk  *chunk = MemoryContextAllocZero(context, sizeof(CopyChunk));
+
+	chunk->context = context;
+	return chunk;
+}
+
 /*
- * A chunk of a copy, if one is due.  Called by the relay, outside a
- * transaction; what fails is tried again later and holds up nothing else.
+ * What fails is tried again later and holds up nothing else.
  */
 bool
 outbox_copy_step(void)
 {
 	static TimestampTz looked_at = 0;
 	static bool busy = false;
-	MemoryContext context;
 	MemoryContext oldcontext = CurrentMemoryContext;
 	CopyChunk  *chunk;
 	ErrorData  *volatile failure = NULL;
@@ -507,15 +497,14 @@ outbox_copy_step(void)
 	else if (!busy)
 		return false;
 
-	context = AllocSetContextCreate(TopMemoryContext, "pg_outbox copy", ALLOCSET_DEFAULT_SIZES);
-	chunk = MemoryContextAllocZero(context, sizeof(CopyChunk));
+	chunk = make_chunk();
 	PG_TRY();
 	{
-		busy = copy_step(chunk, context);
+		busy = copy_step(chunk);
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(context);
+		MemoryContextSwitchTo(chunk->context);
 		failure = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();
@@ -523,9 +512,10 @@ outbox_copy_step(void)
 	}
 	PG_END_TRY();
 
-	if (failure != NULL && chunk->name == NULL)
+	if (failure != NULL && chunk->name == NULL &&
+		failure->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
 		ReThrowError(failure);
-	if (failure != NULL)
+	if (failure != NULL && chunk->name != NULL)
 	{
 		ereport(WARNING,
 				(errcode(failure->sqlerrcode),
@@ -534,6 +524,6 @@ outbox_copy_step(void)
 		store_failure(chunk->name, failure->message);
 	}
 	MemoryContextSwitchTo(oldcontext);
-	MemoryContextDelete(context);
+	MemoryContextDelete(chunk->context);
 	return busy;
 }

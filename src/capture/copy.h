@@ -8,14 +8,94 @@
 #ifndef OUTBOX_COPY_H
 #define OUTBOX_COPY_H
 
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+#include "utils/array.h"
+#include "utils/rel.h"
+
+#include "capture/capture.h"
+
+#define COPY_CHUNK_ROWS 1000
+
+/* A row that a transaction was changing when it was read. */
+typedef struct CopyPendingRow
+{
+	uint64		updater;		/* that transaction's top-level xid, with
+								 * epoch */
+	int64		version;		/* what the row will be published with */
+	ArrayType  *identity;		/* text[] */
+} CopyPendingRow;
+
+/* A column that the rows are read in the order of. */
+typedef struct CopyKey
+{
+	AttrNumber	attnum;
+	FmgrInfo	output;
+	char	   *name;			/* r.column, quoted */
+	char	   *value;			/* $1[n] as a value to compare it with */
+	Oid			type;
+	Oid			eq_op;
+	Oid			ge_op;
+	Oid			gt_op;
+} CopyKey;
+
+/*
+ * One step of a copy: a chunk of rows in the order of their identity, or rows
+ * that were pending.  Lives for the step's transaction.
+ */
+typedef struct CopyChunk
+{
+	/* which copy, and where it stands */
+	MemoryContext context;		/* everything pointed to from here is in it */
+	int32		pubid;
+	char	   *name;			/* NULL: none found yet */
+	Oid			source;
+	int64		since;
+	ArrayType  *ordered_by;		/* what last_key belongs to; NULL: nothing */
+	ArrayType  *last_key;		/* NULL: from the beginning */
+	List	   *retry;			/* CopyPendingRow *, whose updater has ended */
+	uint64		updater;		/* that one; 0: this is a chunk */
+
+	/* while the table is open */
+	Relation	rel;
+	CapturedPublication *pub;
+	TupleTableSlot *slot;		/* the row at work, */
+	HeapTupleData tuple;		/* which is this one */
+	int			nkeys;
+	CopyKey    *keys;
+
+	/* what came of it */
+	bool		reordered;		/* the keys are not those of last_key */
+	bool		more;			/* the table may have more rows */
+	int			nread;
+	int			npublished;
+	Size		bytes;
+	List	   *pending;		/* CopyPendingRow *, found by this chunk */
+	int64		retried;		/* last version of "retry" that was looked at */
+} CopyChunk;
+
+/* ---------------- copy_rows.c ---------------- */
+
+/*
+ * Read rows and publish them, as the table's owner.  The rel and the
+ * publication of the chunk are set.
+ */
+extern void outbox_copy_read(CopyChunk *chunk);
+
+/* ---------------- copy.c ---------------- */
+
 /*
  * Have the relay copy a publication, from the beginning.  "heals": because
  * changes of it were not recorded; it is incomplete until the copy is done.
  */
 extern void outbox_copy_request(const char *publication, bool heals);
 
+/* If a copy of the publication is under way, it begins anew. */
+extern void outbox_copy_restart(const char *publication);
+
 /*
- * One chunk of a copy, in the relay and outside a transaction.  True if there
+ * One step of a copy, in the relay and outside a transaction.  True if there
  * may be more to do.
  */
 extern bool outbox_copy_step(void);

@@ -261,23 +261,22 @@ make_publication(const PublicationSpec *spec, PublicationRow *row)
 /*
  * If there is such a publication, make it what the specification says.
  */
-static bool
+static PublicationChange
 change_publication(const PublicationSpec *spec, PublicationRow *row)
 {
 	bool		locks;
 
 	execute(select_sql, 1, row, SPI_OK_SELECT);
 	if (SPI_processed == 0)
-		return false;
+		return PUBLICATION_IS_NEW;
 	check_same_source(spec);
-	if (report_changes(spec, row, &locks))
-	{
-		if (locks)
-			LockRelationOid(spec->source, ShareRowExclusiveLock);
-		set_stream(row, spec);
-		execute(update_sql, ARG_STREAM + 1, row, SPI_OK_UPDATE);
-	}
-	return true;
+	if (!report_changes(spec, row, &locks))
+		return PUBLICATION_MEANS_THE_SAME;
+	if (locks)
+		LockRelationOid(spec->source, ShareRowExclusiveLock);
+	set_stream(row, spec);
+	execute(update_sql, ARG_STREAM + 1, row, SPI_OK_UPDATE);
+	return locks ? PUBLICATION_MEANS_MORE : PUBLICATION_MEANS_THE_SAME;
 }
 
 static bool
@@ -290,37 +289,37 @@ is_captured(const PublicationSpec *spec)
 	return captured;
 }
 
-bool
+PublicationChange
 outbox_publication_store(const PublicationSpec *spec)
 {
 	OutboxOwnerScope scope;
 	PublicationRow row;
-	bool		isnew;
+	PublicationChange change;
 
 	make_row(&row, spec);
 	SPI_connect();
 	outbox_owner_enter(&scope);
-	isnew = !change_publication(spec, &row);
-	if (isnew)
+	change = change_publication(spec, &row);
+	if (change == PUBLICATION_IS_NEW)
 	{
 		/* somebody else may have made it while we waited for the lock */
 		LockRelationOid(spec->source, ShareRowExclusiveLock);
-		isnew = !change_publication(spec, &row);
-		if (isnew)
+		change = change_publication(spec, &row);
+		if (change == PUBLICATION_IS_NEW)
 			make_publication(spec, &row);
 	}
 	outbox_owner_leave(&scope);
 	SPI_finish();
 
 	/* also where somebody dropped the trigger */
-	if (isnew || !is_captured(spec))
+	if (change == PUBLICATION_IS_NEW || !is_captured(spec))
 	{
 		LockRelationOid(spec->source, ShareRowExclusiveLock);
 		outbox_source_create_triggers(spec->source, spec->kind);
 	}
 	outbox_capture_invalidate(spec->source);
 	outbox_worker_poke_at_commit();
-	return isnew;
+	return change;
 }
 
 /* ---------------- end ---------------- */

@@ -111,10 +111,19 @@ extern void outbox_source_guard_partitions(Oid relid);
 
 /* ---------------- the catalog (publication.c) ---------------- */
 
+/* What a publication is after it was stored, to those who know its events. */
+typedef enum PublicationChange
+{
+	PUBLICATION_IS_NEW,
+	PUBLICATION_MEANS_MORE,		/* other rows, columns, keys or place: present
+								 * rows have no events that say so */
+	PUBLICATION_MEANS_THE_SAME
+} PublicationChange;
+
 /*
  * Make the publication, or make it what the specification says, with a NOTICE
- * for each change.  Returns true if it is new.
+ * for each change.
  */
-extern bool outbox_publication_store(const PublicationSpec *spec);
+extern PublicationChange outbox_publication_store(const PublicationSpec *spec);
 
 #endif							/* OUTBOX_PUBLICATION_H */

@@ -153,6 +153,7 @@ Datum
 outbox_publish(PG_FUNCTION_ARGS)
 {
 	PublicationSpec spec;
+	PublicationChange change;
 	Relation	rel;
 	char	   *initial;
 
@@ -176,8 +177,11 @@ outbox_publish(PG_FUNCTION_ARGS)
 	read_destination(&spec, rel, fcinfo);
 	relation_close(rel, NoLock);
 
-	if (outbox_publication_store(&spec) && strcmp(initial, "copy") == 0)
+	change = outbox_publication_store(&spec);
+	if (change != PUBLICATION_MEANS_THE_SAME && strcmp(initial, "copy") == 0)
 		outbox_copy_request(spec.name, false);
+	else if (change == PUBLICATION_MEANS_MORE)
+		outbox_copy_restart(spec.name);
 	PG_RETURN_TEXT_P(cstring_to_text(spec.name));
 }
 

@@ -496,17 +496,21 @@ outbox_capture_end(void)
 	capturing = false;
 }
 
-void
+bool
 outbox_capture_read(CapturedPublication *pub, Relation rel, TupleTableSlot *slot,
 					int64 id, int64 version)
 {
 	MemoryContext oldcontext;
+	bool		shown;
 
 	Assert(capturing);
 	oldcontext = MemoryContextSwitchTo(row_context);
-	record_event_as(pub, rel, OUTBOX_OP_READ, slot, id, version);
+	shown = passes_filter(pub, slot);
+	if (shown)
+		record_event_as(pub, rel, OUTBOX_OP_READ, slot, id, version);
 	MemoryContextSwitchTo(oldcontext);
 	row_forget();
+	return shown;
 }
 
 static void

@@ -36,6 +36,12 @@ widen_xid(TransactionId xid, FullTransactionId next)
 	return U64FromFullTransactionId(FullTransactionIdFromEpochAndXid(epoch, xid));
 }
 
+uint64
+outbox_xid_widen(TransactionId xid)
+{
+	return widen_xid(xid, ReadNextFullTransactionId());
+}
+
 OutboxSnapshot *
 outbox_snapshot_from(Snapshot snapshot)
 {

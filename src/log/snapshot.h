@@ -35,6 +35,9 @@ extern OutboxSnapshot *outbox_snapshot_copy(const OutboxSnapshot *snap);
 /* Had the top-level transaction ended by then? */
 extern bool outbox_snapshot_ended(const OutboxSnapshot *snap, uint64 xid);
 
+/* With its epoch, an xid that was in use lately. */
+extern uint64 outbox_xid_widen(TransactionId xid);
+
 /* To and from the text form of pg_snapshot. */
 extern char *outbox_snapshot_out(const OutboxSnapshot *snap);
 extern OutboxSnapshot *outbox_snapshot_in(const char *str);

@@ -41,6 +41,7 @@ SELECT set_eq($$SELECT proname::text, regexp_replace(pg_get_function_arguments(o
 	('resume_topic', 'topic text, server text DEFAULT NULL', 'void'),
 	('seek', 'name text, start text, partition integer DEFAULT NULL', 'void'),
 	('server_check', 'server text DEFAULT ''kafka'', OUT ok boolean, OUT broker_count integer, OUT brokers text, OUT cluster_id text, OUT controller integer, OUT detail text', 'record'),
+	('stat_reset', 'kind text DEFAULT NULL, name text DEFAULT NULL, server text DEFAULT NULL', 'void'),
 	('unpublish', 'name text', 'void'),
 	('unsubscribe', 'name text', 'void'),
 	('wait_until_running', 'timeout interval DEFAULT ''00:00:30''', 'boolean')$$,
@@ -52,12 +53,11 @@ SELECT set_eq($$SELECT proname::text, provolatile::text FROM functions WHERE pro
 	'the functions that are not volatile');
 -- Caches, latches and buffers of events are the leader's.
 SELECT set_eq($$SELECT proname::text, proparallel::text FROM functions WHERE proparallel <> 'u'$$,
-	$$VALUES ('_workers', 'r')$$,
+	$$VALUES ('_silent_servers', 'r'), ('_workers', 'r')$$,
 	'the functions that are not unsafe in parallel plans');
 SELECT is_empty('SELECT proname FROM functions WHERE proleakproof', 'none is leakproof');
 SELECT set_eq('SELECT proname::text FROM functions WHERE proisstrict',
-	ARRAY['_kafka_validator', '_server_topic_allowed', '_workers', 'cancel_copy', 'copy', 'discard', 'first_time',
-		'pause_subscription', 'redrive', 'redrive_all', 'resume_subscription', 'server_check', 'unsubscribe', 'wait_until_running'],
+	ARRAY['_kafka_validator', '_server_topic_allowed', '_silent_servers', '_workers'],
 	'the functions that do nothing if an argument is null');
 SELECT set_eq('SELECT proname::text FROM functions WHERE prosecdef',
 	ARRAY['_backlog', '_log_usage', '_positions'],

@@ -41,8 +41,8 @@ $node->safe_psql('users', "BEGIN; SELECT FROM item WHERE a = 40 FOR UPDATE; COMM
 
 # It dies in the middle, once.
 fault($node, 'copy.before_commit=once-error');
-is_soon($node, 'users', "SELECT state, rows FROM outbox.copies", 'done|12000',
-	'a copy waits for nobody and goes on after an error');
+is_soon($node, 'users', "SELECT state, rows, pending FROM outbox.copies", 'running|12000|3',
+	'a copy reads on past writers, and after an error');
 no_faults($node);
 is_soon($node, 'orders', 'SELECT count(*) FROM item_replica', '12000', 'all rows are copied');
 is($node->safe_psql('orders', "SELECT string_agg(DISTINCT v, ' ') FROM item_replica"), 'first',
@@ -56,6 +56,8 @@ is_soon($node, 'orders', 'SELECT v FROM item_replica WHERE a = 10', 'committed l
 is_soon($node, 'orders', 'SELECT count(*) FROM item_replica WHERE a = 30', '0',
 	'so does a delete');
 $_->quit for $commits, $aborts, $deletes;
+is_soon($node, 'users', "SELECT state, rows, pending FROM outbox.copies", 'done|12000|0',
+	'it is done when the writers have ended');
 same_rows([ $node, 'users', 'SELECT a, b, v FROM item' ],
 	[ $node, 'orders', 'SELECT a, b, v FROM item_replica' ], 'the replica is equal');
 

@@ -67,7 +67,7 @@ my @bad = (
 	[ 'a lone surrogate', person(100, name => '"a\ud800b"'), '22032', qr/not valid JSON/ ],
 	[ 'no UTF-8', person(100, name => qq("\xff\xfe")), '22021', qr/invalid byte sequence/ ],
 	[ 'no UTF-8 in a member without column', person(100, more => qq("\xc3")), '22021', qr/invalid byte sequence/ ],
-	[ 'nested too deeply', person(100, more => '[' x 100_000 . ']' x 100_000), '54000', qr/nested too deeply/ ],
+	[ 'nested too deeply', person(100, more => '[' x 100_000 . ']' x 100_000), '22032', qr/nested too deeply/ ],
 	[ 'NULL where there must be a value', person(100, name => 'null'), '23502', qr/null value in column "name"/ ],
 	[ 'against a check', person(100, age => '-1'), '23514', qr/check constraint "grown"/ ],
 	[ 'an unknown operation', person(100), '22023', qr/unsupported operation "x"/, headers => { id => 1, op => 'x' } ],
