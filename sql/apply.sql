@@ -353,6 +353,17 @@ SELECT outbox.apply('r', '201', '{"id": 201, "name": "a", "other": null}', '{"id
 ROLLBACK;
 SELECT outbox.apply('r', '200', '{"id": 200, "name": "a", "other": null}', '{"id": "4"}');
 
+-- the replica's schema is renamed, and another one takes its name
+CREATE SCHEMA wander;
+CREATE TABLE wander.r (id int PRIMARY KEY, version bigint NOT NULL);
+SELECT outbox.apply('wander.r', '1', '{"id": 1, "version": 1}');
+ALTER SCHEMA wander RENAME TO wandered;
+CREATE SCHEMA wander;
+CREATE TABLE wander.r (LIKE wandered.r INCLUDING ALL);
+SELECT outbox.apply('wandered.r', '2', '{"id": 2, "version": 1}');
+SELECT array_agg(id ORDER BY id) AS ids, (SELECT count(*) FROM wander.r) AS not_ours FROM wandered.r;
+DROP SCHEMA wander, wandered CASCADE;
+
 -- the inbox
 SELECT outbox.first_time('billing', 'orders', '1'), outbox.first_time('billing', 'orders', '1'),
 	outbox.first_time('shipping', 'orders', '1'), outbox.first_time('billing', 'users', '1');

@@ -79,10 +79,11 @@ targets_invalidate(Datum arg, Oid relid)
 }
 
 /*
- * A schema has another name, and so have the tables and operators in it.
+ * A schema has another name, and so have the tables and operators in it; or an
+ * operator is in another schema.
  */
 static void
-targets_invalidate_schema(Datum arg, int cacheid, uint32 hashvalue)
+targets_invalidate_names(Datum arg, int cacheid, uint32 hashvalue)
 {
 	targets_invalidate((Datum) 0, InvalidOid);
 }
@@ -121,7 +122,8 @@ targets_init(void)
 	ctl.entrysize = sizeof(CachedTarget);
 	targets = hash_create("pg_outbox targets", 32, &ctl, HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(targets_invalidate, (Datum) 0);
-	CacheRegisterSyscacheCallback(NAMESPACEOID, targets_invalidate_schema, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, targets_invalidate_names, (Datum) 0);
+	CacheRegisterSyscacheCallback(OPEROID, targets_invalidate_names, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, targets_invalidate_type, (Datum) 0);
 }
 
