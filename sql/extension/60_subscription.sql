@@ -68,7 +68,7 @@ CREATE TYPE outbox.event AS (
 	headers jsonb
 );
 COMMENT ON TYPE outbox.event IS
-'a record as a handler receives it: where it was (subscription, topic, partition, kafka_offset), its timestamp, the headers id, source, op and type, key and value as text (null: Kafka''s null; cast them to what they are), and all headers as an object';
+'a record as a handler receives it: where it was (subscription, topic, partition, kafka_offset), its timestamp (null if its producer gave none that is a time), the headers id, source, op and type, key and value as text (null: Kafka''s null; cast them to what they are), and all headers as an object';
 
 CREATE FUNCTION outbox.replicate(target regclass, topic text, name text DEFAULT NULL, key text[] DEFAULT NULL,
 		version_column text DEFAULT NULL, start text DEFAULT 'earliest', columns text[] DEFAULT NULL,

@@ -120,7 +120,7 @@ SELECT s.name, s.topic, o.partition, s.state, o.next_offset, o.high_watermark,
 	o.parked - coalesce(r.parked, 0) AS parked,
 	o.skipped - coalesce(r.skipped, 0) AS skipped,
 	o.lost - coalesce(r.lost, 0) AS lost,
-	to_timestamp(o.last_time_ms / 1000.0) AS last_event_time, o.last_at AS last_applied_at, r.at AS stats_reset
+	CASE WHEN o.last_time_ms BETWEEN 0 AND 9224318015999999 THEN to_timestamp(o.last_time_ms / 1000.0) END AS last_event_time, o.last_at AS last_applied_at, r.at AS stats_reset
 FROM outbox._subscription s LEFT JOIN outbox._offset o ON o.subscription = s.name
 	LEFT JOIN outbox._reset_subscription r ON r.subscription = o.subscription AND r.partition = o.partition;
 COMMENT ON VIEW outbox.stat_subscriptions IS

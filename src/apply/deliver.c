@@ -17,6 +17,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "common/int.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -156,6 +157,23 @@ to_server_cstring(const char *bytes, int len)
 	return converted ? pnstrdup(converted, server_len) : NULL;
 }
 
+/*
+ * When the producer made the record.  What it says may be anything, such as
+ * nanoseconds: 0 if it is no time.
+ */
+TimestampTz
+outbox_deliver_event_time(const OutboxRecord *rec)
+{
+	int64		time;
+
+	if (rec->timestamp_ms < 0 ||
+		pg_mul_s64_overflow(rec->timestamp_ms, 1000, &time) ||
+		pg_sub_s64_overflow(time, (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY, &time) ||
+		!IS_VALID_TIMESTAMP(time))
+		return 0;
+	return time;
+}
+
 /* ---------------- replicas ---------------- */
 
 static void
@@ -249,11 +267,9 @@ headers_jsonb(const OutboxRecord *rec)
 static void
 call_handler(OutboxFeed *feed, const OutboxRecord *rec)
 {
-	TimestampTz time = rec->timestamp_ms < 0 ? 0 :
-	rec->timestamp_ms * 1000 - (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 	OutboxSqlArg args[HANDLER_ARGS] = {
 		sql_text(feed->sub->name), sql_text(rec->topic), sql_int4(rec->partition),
-		sql_int8(rec->offset), sql_time(time), sql_text(header_text(rec, "id")),
+		sql_int8(rec->offset), sql_time(outbox_deliver_event_time(rec)), sql_text(header_text(rec, "id")),
 		sql_text(header_text(rec, "source")), sql_text(header_text(rec, "op")),
 		sql_text(header_text(rec, "type")),
 		sql_text(to_server_cstring(rec->key, rec->key_len)),

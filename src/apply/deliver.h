@@ -37,4 +37,7 @@ extern Oid	outbox_deliver_handler_oid(const char *handler, bool missing_ok);
 /* End of a delivery that raised: was it cancelled for taking too long? */
 extern bool outbox_deliver_timed_out(const OutboxFeed *feed, const ErrorData *edata);
 
+/* The record's time, or 0 if its producer gave it none that could be one. */
+extern TimestampTz outbox_deliver_event_time(const OutboxRecord *rec);
+
 #endif							/* OUTBOX_DELIVER_H */

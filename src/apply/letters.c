@@ -153,9 +153,7 @@ letter_from_record(OutboxFeed *feed, const OutboxRecord *rec, OutboxDeadLetter *
 	dl->value_len = rec->value_len;
 	dl->headers = rec->headers;
 	dl->nheaders = rec->nheaders;
-	if (rec->timestamp_ms >= 0)
-		dl->event_time = rec->timestamp_ms * 1000 -
-			(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+	dl->event_time = outbox_deliver_event_time(rec);
 	dl->identity = outbox_deliver_identity(feed, rec, &dl->event_id);
 	dl->target = feed->sub->target;
 }
