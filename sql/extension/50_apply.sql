@@ -17,13 +17,15 @@ SELECT pg_catalog.pg_extension_config_dump('outbox._tombstone', '');
 
 CREATE TABLE outbox._inbox (
 	consumer text COLLATE "C" NOT NULL,
+	is_subscription boolean NOT NULL,
 	source text COLLATE "C" NOT NULL,
 	event_id text COLLATE "C" NOT NULL,
 	seen_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-	PRIMARY KEY (consumer, source, event_id)
+	PRIMARY KEY (consumer, is_subscription, source, event_id)
 );
 CREATE INDEX _inbox_seen_at_idx ON outbox._inbox (seen_at);
 COMMENT ON TABLE outbox._inbox IS 'events that consumers have seen; internal, see outbox.first_time()';
+COMMENT ON COLUMN outbox._inbox.is_subscription IS 'the consumer is a subscription, written by the applier; false: a name that a caller of outbox.first_time() chose, which says nothing about subscriptions';
 SELECT pg_catalog.pg_extension_config_dump('outbox._inbox', '');
 
 CREATE FUNCTION outbox.apply(target regclass, key text, value text, headers jsonb DEFAULT '{}')

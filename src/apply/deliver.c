@@ -302,7 +302,8 @@ is_first_time(OutboxFeed *feed, const OutboxRecord *rec)
 	char	   *id = header_text(rec, "id");
 	char	   *source = header_text(rec, "source");
 
-	return id == NULL || outbox_inbox_first_time(feed->sub->name, source ? source : rec->topic, id);
+	return id == NULL ||
+		outbox_inbox_first_time(feed->sub->name, true, source ? source : rec->topic, id);
 }
 
 static void

@@ -206,5 +206,5 @@ outbox_first_time(PG_FUNCTION_ARGS)
 	char	   *event_id = outbox_argument_text(fcinfo, 2, "event_id",
 												"An event without an id cannot be told from others: pass topic, partition and offset in its place.");
 
-	PG_RETURN_BOOL(outbox_inbox_first_time(consumer, source, event_id));
+	PG_RETURN_BOOL(outbox_inbox_first_time(consumer, false, source, event_id));
 }

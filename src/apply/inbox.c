@@ -4,6 +4,8 @@
  *	  Which events a consumer has seen already.
  *
  * The primary key of outbox._inbox decides; there is no lock besides.
+ * Subscriptions and callers of first_time() have names of their own there:
+ * whoever may call it must not claim the events of others' handlers.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,14 +32,15 @@ check_length(const char *what, const char *str)
 }
 
 bool
-outbox_inbox_first_time(const char *consumer, const char *source, const char *event_id)
+outbox_inbox_first_time(const char *consumer, bool is_subscription,
+						const char *source, const char *event_id)
 {
 	static const char sql[] =
-	"INSERT INTO outbox._inbox (consumer, source, event_id) VALUES ($1, $2, $3)"
+	"INSERT INTO outbox._inbox (consumer, is_subscription, source, event_id) VALUES ($1, $2, $3, $4)"
 	" ON CONFLICT DO NOTHING";
 	static SPIPlanPtr plan = NULL;
-	Oid			argtypes[3] = {TEXTOID, TEXTOID, TEXTOID};
-	Datum		args[3];
+	Oid			argtypes[4] = {TEXTOID, BOOLOID, TEXTOID, TEXTOID};
+	Datum		args[4];
 	OutboxOwnerScope scope;
 	bool		first;
 
@@ -45,14 +48,15 @@ outbox_inbox_first_time(const char *consumer, const char *source, const char *ev
 	check_length("source", source);
 	check_length("event_id", event_id);
 	args[0] = CStringGetTextDatum(consumer);
-	args[1] = CStringGetTextDatum(source);
-	args[2] = CStringGetTextDatum(event_id);
+	args[1] = BoolGetDatum(is_subscription);
+	args[2] = CStringGetTextDatum(source);
+	args[3] = CStringGetTextDatum(event_id);
 
 	outbox_owner_enter(&scope);
 	SPI_connect();
 	if (plan == NULL)
 	{
-		plan = SPI_prepare(sql, 3, argtypes);
+		plan = SPI_prepare(sql, lengthof(argtypes), argtypes);
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare the inbox");
 	}

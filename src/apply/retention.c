@@ -40,8 +40,8 @@ outbox_retention_run(void)
 	" WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = t.target)"
 	" LIMIT $1 FOR UPDATE OF t SKIP LOCKED)";
 	static const char inbox[] =
-	"DELETE FROM outbox._inbox WHERE (consumer, source, event_id) IN ("
-	" SELECT consumer, source, event_id FROM outbox._inbox"
+	"DELETE FROM outbox._inbox WHERE (consumer, is_subscription, source, event_id) IN ("
+	" SELECT consumer, is_subscription, source, event_id FROM outbox._inbox"
 	" WHERE seen_at < pg_catalog.now() - $1 * interval '1 min' LIMIT $2 FOR UPDATE SKIP LOCKED)";
 	static const char letters[] =
 	"DELETE FROM outbox._dead_letter WHERE id IN ("
