@@ -53,6 +53,15 @@ CREATE TABLE outbox._offset (
 COMMENT ON TABLE outbox._offset IS 'how far each partition was consumed, moved in the transaction that applies the events; internal';
 SELECT pg_catalog.pg_extension_config_dump('outbox._offset', '');
 
+-- Written by the applier alone, so that it never waits for somebody who holds a
+-- subscription's row; not dumped.
+CREATE TABLE outbox._waiting (
+	subscription text COLLATE "C" PRIMARY KEY,
+	reason text NOT NULL,
+	since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE outbox._waiting IS 'subscriptions that cannot go on for now, and why; internal, see view outbox.subscriptions';
+
 CREATE TYPE outbox.event AS (
 	subscription text,
 	topic text,
@@ -110,9 +119,10 @@ COMMENT ON FUNCTION outbox.resume_subscription(text) IS 'go on with a subscripti
 
 CREATE VIEW outbox.subscriptions AS
 SELECT s.name, s.target, s.handler, s.server, s.topic, s.key_columns AS key, coalesce(s.version_column, 'version') AS version_column,
-	s.columns, s.start, s.on_error, s.on_data_loss, s.state, s.stopped_sqlstate, s.stopped_reason, s.stopped_at, s.created_at
-FROM outbox._subscription s;
-COMMENT ON VIEW outbox.subscriptions IS 'subscriptions and their settings, see outbox.replicate() and outbox.handle(); state: running, paused (by a person) or stopped (with the reason)';
+	s.columns, s.start, s.on_error, s.on_data_loss, s.state, s.stopped_sqlstate, s.stopped_reason, s.stopped_at, s.created_at,
+	CASE WHEN s.state = 'running' THEN w.reason END AS waiting_for
+FROM outbox._subscription s LEFT JOIN outbox._waiting w ON w.subscription = s.name;
+COMMENT ON VIEW outbox.subscriptions IS 'subscriptions and their settings, see outbox.replicate() and outbox.handle(); state: running, paused (by a person) or stopped (with the reason); waiting_for: why one that runs cannot go on for now, such as a lock that is held, or a topic that is missing; it tries again by itself';
 
 REVOKE ALL ON FUNCTION outbox.replicate(regclass, text, text, text[], text, text, text[], text, text, text),
 	outbox.handle(regprocedure, text, text, text, text, text, text),

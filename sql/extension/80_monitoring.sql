@@ -178,14 +178,15 @@ SELECT 'subscription', s.name,
 	CASE WHEN s.state <> 'running' THEN s.state WHEN q.server IS NOT NULL THEN 'unreachable'
 		 WHEN w.pid IS NULL THEN w.state ELSE s.state END,
 	CASE WHEN s.state <> 'running' THEN s.state WHEN q.server IS NOT NULL THEN 'unreachable'
-		 WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state ELSE 'ok' END,
+		 WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state
+		 WHEN s.waiting_for IS NOT NULL THEN 'waiting' ELSE 'ok' END,
 	CASE WHEN s.state <> 'running' THEN NULL WHEN q.server IS NOT NULL THEN 'a broker that answers'
-		 WHEN w.pid IS NULL THEN 'the applier' END,
+		 WHEN w.pid IS NULL THEN 'the applier' ELSE s.waiting_for END,
 	(SELECT pg_catalog.sum(greatest(o.high_watermark - o.next_offset, 0))::bigint
 	 FROM outbox._offset AS o WHERE o.subscription = s.name), NULL,
 	CASE WHEN s.state <> 'running' THEN s.stopped_reason ELSE q.reason END,
 	CASE WHEN s.state <> 'running' THEN s.stopped_at ELSE q.since END
-FROM outbox._subscription AS s JOIN w ON w.worker = 'applier'
+FROM outbox.subscriptions AS s JOIN w ON w.worker = 'applier'
 	LEFT JOIN outbox._silent_servers() AS q ON q.worker = 'applier' AND q.server = s.server
 UNION ALL
 SELECT 'dead letters', d.direction, 'waiting', 'attention', NULL, pg_catalog.count(*), NULL,

@@ -6,12 +6,18 @@
  * Goes round the subscriptions and gives each a step, so that one that cannot
  * go on holds up none of the others; sleeps when none has anything to do.
  *
+ * A step may meet a lock that somebody holds for long: on a replica, on the
+ * offsets while seek() is not committed.  No lock is waited for longer than
+ * LOCK_TIMEOUT; what then fails is tried again with pauses that grow, in which
+ * the others have their turns.
+ *
  *-------------------------------------------------------------------------
  */
 #include "common/compat.h"
 #include "apply/apply.h"
 
 #include "miscadmin.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -22,9 +28,11 @@
 #include "apply/transaction.h"
 #include "worker/worker.h"
 
+#define LOCK_TIMEOUT "2s"
 #define LONGEST_WAIT_MS 10000
 #define SILENT_WAIT_MS 1000		/* nothing tells that a broker is back */
 #define RETENTION_INTERVAL_MS (10 * 60 * 1000)
+#define RETENTION_RETRY_MS (60 * 1000)
 
 static List *feeds = NIL;		/* OutboxFeed, in TopMemoryContext */
 static MemoryContext loop_context;
@@ -147,12 +155,39 @@ step(OutboxFeed *feed)
 	}
 	PG_CATCH();
 	{
-		report_failure(feed, outbox_transaction_failed(loop_context));
-		outbox_feed_failed(feed);
+		ErrorData  *edata = outbox_transaction_failed(loop_context);
+
+		report_failure(feed, edata);
+		outbox_feed_failed(feed, edata->message);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(loop_context);
 	return busy;
+}
+
+/*
+ * Store why the feed waits, or that it goes on again.  What cannot be stored
+ * is in the log.
+ */
+static void
+note_waiting(OutboxFeed *feed)
+{
+	if (!feed->waiting_changed)
+		return;
+	feed->waiting_changed = false;
+	PG_TRY();
+	{
+		MemoryContext context = outbox_transaction_begin();
+
+		outbox_subscription_note_waiting(feed->sub, feed->waiting);
+		outbox_transaction_commit(context);
+	}
+	PG_CATCH();
+	{
+		report_failure(feed, outbox_transaction_failed(loop_context));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(loop_context);
 }
 
 static bool
@@ -169,6 +204,7 @@ step_all(void)
 		if (outbox_worker_stopping())
 			break;
 		busy |= step(feed);
+		note_waiting(feed);
 		if (feed->gone)
 			drop_feed(feed);
 	}
@@ -205,14 +241,30 @@ any_waiting(void)
 static void
 retain(void)
 {
-	MemoryContext context;
-
 	if (GetCurrentTimestamp() < next_retention)
 		return;
-	context = outbox_transaction_begin();
-	if (outbox_retention_run() < 1000)
-		next_retention = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETENTION_INTERVAL_MS);
-	outbox_transaction_commit(context);
+	next_retention = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETENTION_INTERVAL_MS);
+	PG_TRY();
+	{
+		MemoryContext context = outbox_transaction_begin();
+
+		if (outbox_retention_run() >= 1000)
+			next_retention = 0;
+		outbox_transaction_commit(context);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata = outbox_transaction_failed(loop_context);
+
+		next_retention = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETENTION_RETRY_MS);
+		outbox_worker_report_error(edata->message);
+		ereport(WARNING,
+				(errcode(edata->sqlerrcode),
+				 errmsg("what has expired could not be forgotten, which is tried again later"),
+				 errdetail_internal("%s", edata->message ? edata->message : "")));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(loop_context);
 }
 
 static void
@@ -221,6 +273,7 @@ applier_main(void)
 	loop_context = AllocSetContextCreate(TopMemoryContext, "pg_outbox applier",
 										 ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(loop_context);
+	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 	(void) outbox_worker_catalog_changed();
 	sync_feeds();
 	while (!outbox_worker_stopping())

@@ -400,6 +400,7 @@ static bool
 give_up_for_now(OutboxFeed *feed, ErrorData *edata)
 {
 	report_transient(feed, edata);
+	outbox_feed_back_off(feed, edata->message);
 	if (edata->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE)
 		outbox_feed_restart(feed);
 	return false;

@@ -70,6 +70,7 @@ outbox_feed_create(const OutboxSubscription *sub)
 	feed->records = palloc0(sizeof(OutboxRecord) * feed->max_records);
 	feed->fates = palloc0(feed->max_records);
 	feed->next_letters = DT_NOEND;	/* until they are loaded */
+	feed->waiting_changed = true;	/* forget an earlier worker's */
 	MemoryContextSwitchTo(old);
 	return feed;
 }
@@ -129,19 +130,38 @@ in_ms(int64 ms)
 }
 
 static void
-back_off(OutboxFeed *feed)
+set_waiting(OutboxFeed *feed, const char *reason)
+{
+	if (reason == NULL ? feed->waiting == NULL :
+		feed->waiting != NULL && strcmp(feed->waiting, reason) == 0)
+		return;
+	if (feed->waiting != NULL)
+		pfree(feed->waiting);
+	feed->waiting = reason ? MemoryContextStrdup(feed->context, reason) : NULL;
+	feed->waiting_changed = true;
+}
+
+void
+outbox_feed_back_off(OutboxFeed *feed, const char *reason)
 {
 	int64		ms = (int64) FIRST_BACKOFF_MS << Min(feed->failures, 10);
+	char	   *report;
 
+	if (reason == NULL)
+		reason = "unknown error";
+	report = psprintf("subscription \"%s\": %s", feed->sub->name, reason);
+	outbox_worker_report("waiting", report);
+	pfree(report);
+	set_waiting(feed, reason);
 	feed->failures++;
 	feed->retry_at = in_ms(Min(ms, LAST_BACKOFF_MS));
 }
 
 void
-outbox_feed_failed(OutboxFeed *feed)
+outbox_feed_failed(OutboxFeed *feed, const char *reason)
 {
 	outbox_feed_disconnect(feed);
-	back_off(feed);
+	outbox_feed_back_off(feed, reason);
 }
 
 /* ---------------- stopping ---------------- */
@@ -334,25 +354,19 @@ refresh_partitions(OutboxFeed *feed)
 
 	if (nparts < 0)
 	{
-		char	   *waiting = psprintf("topic \"%s\": %s", feed->sub->topic, error);
-
-		outbox_worker_report("waiting", waiting);
 		if (feed->failures % 8 == 0)
 			ereport(LOG,
 					(errmsg("subscription \"%s\" waits for topic \"%s\"",
 							feed->sub->name, feed->sub->topic),
 					 errdetail_internal("%s", error)));
-		back_off(feed);
+		outbox_feed_back_off(feed, psprintf("topic \"%s\": %s", feed->sub->topic, error));
 		return false;
 	}
 	if (!check_known(feed, parts, nparts) || !check_anchor(feed, parts, nparts))
 		return false;
 	added = add_partitions(feed, parts, nparts);
 	if (added < 0)
-	{
-		back_off(feed);
-		return false;
-	}
+		return false;			/* which has backed off */
 	if (added > 0 || first)
 	{
 		release_records(feed);
@@ -386,7 +400,8 @@ handle_out_of_range(OutboxFeed *feed, int32 partition)
 	if (now == NULL)
 	{
 		outbox_feed_restart(feed);	/* look again when it answers */
-		back_off(feed);
+		outbox_feed_back_off(feed, psprintf("topic \"%s\": %s", feed->sub->topic,
+											nparts < 0 ? error : "a partition is missing"));
 		return;
 	}
 	if (now->low <= part->next && part->next <= now->high)
@@ -481,13 +496,12 @@ take_record(OutboxFeed *feed, OutboxRecord *rec)
 			ereport(LOG,
 					(errmsg("subscription \"%s\" reconnects", feed->sub->name),
 					 errdetail_internal("%s", rec->error ? rec->error : "Its consumer failed.")));
-			outbox_worker_report("waiting", rec->error);
 			cluster = rec->kind == OUTBOX_RECORD_CLUSTER_FAULT;
+			outbox_feed_back_off(feed, rec->error ? rec->error : "its consumer failed");
 			outbox_record_release(rec);
 			outbox_feed_restart(feed);
 			if (cluster)
 				outbox_feed_disconnect(feed);
-			back_off(feed);
 			return false;
 	}
 	outbox_record_release(rec);
@@ -525,10 +539,7 @@ apply_records(OutboxFeed *feed)
 	if (feed->nrecords == 0)
 		return false;
 	if (!outbox_batch_apply(feed))
-	{
-		back_off(feed);
-		return false;
-	}
+		return false;			/* which has backed off */
 	feed->failures = 0;
 	release_records(feed);
 	return true;
@@ -575,8 +586,10 @@ outbox_feed_step(OutboxFeed *feed)
 	if (feed->gone || feed->retry_at != 0)
 		return false;
 	retry_letters(feed);
-	if (!feed->gone)
-		store_high(feed);
+	if (feed->gone || feed->retry_at != 0)
+		return false;
+	store_high(feed);
+	set_waiting(feed, NULL);
 	return applied || feed->partial;
 }
 

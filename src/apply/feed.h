@@ -100,6 +100,8 @@ typedef struct OutboxFeed
 	bool		suspect;		/* workers died of it: one by one */
 	int			failures;		/* in a row, for the back-off */
 	TimestampTz retry_at;		/* 0: now */
+	char	   *waiting;		/* why it cannot go on for now; NULL: it can */
+	bool		waiting_changed;	/* since that was stored */
 	OutboxFailureRun run;
 
 	/* letters */
@@ -117,7 +119,10 @@ extern void outbox_feed_destroy(OutboxFeed *feed);
 extern bool outbox_feed_step(OutboxFeed *feed);
 
 /* An error escaped from a step: back off. */
-extern void outbox_feed_failed(OutboxFeed *feed);
+extern void outbox_feed_failed(OutboxFeed *feed, const char *reason);
+
+/* It cannot go on for now, for a reason that people may read. */
+extern void outbox_feed_back_off(OutboxFeed *feed, const char *reason);
 
 /* When the feed wants its next step; DT_NOEND if only records will tell. */
 extern TimestampTz outbox_feed_deadline(const OutboxFeed *feed);

@@ -34,6 +34,7 @@
 #define RETRY_BATCH 200
 #define FIRST_RETRY_MS 200
 #define LAST_RETRY_MS 60000
+#define HELD_RETRY_MS 1000
 
 /*
  * Of the letters d: those that may be tried as to their order.  $2 says
@@ -221,7 +222,7 @@ outbox_letters_remove_run(const OutboxFeed *feed)
 
 /*
  * The record of a letter, in the current context; false if the letter is not
- * open any more.  Locks its row.
+ * open any more, or somebody is changing it.  Locks its row.
  */
 static bool
 load_letter(int64 id, OutboxRecord *rec)
@@ -230,7 +231,7 @@ load_letter(int64 id, OutboxRecord *rec)
 	"SELECT topic, coalesce(partition, -1), coalesce(kafka_offset, -1),"
 	" coalesce((extract(epoch FROM event_time) * 1000)::int8, -1),"
 	" key, value, header_names, header_values FROM outbox._dead_letter"
-	" WHERE id = $1 AND state IN ('parked', 'retry') FOR UPDATE";
+	" WHERE id = $1 AND state IN ('parked', 'retry') FOR UPDATE SKIP LOCKED";
 	OutboxSqlArg args[] = {sql_int8(id)};
 	MemoryContext caller = CurrentMemoryContext;
 	OutboxOwnerScope scope;
@@ -336,8 +337,12 @@ letter_failed(int64 id, const ErrorData *edata, OutboxFaultKind kind)
 	outbox_statement_end(&scope);
 }
 
-static void
-retry_letter(OutboxFeed *feed, int64 id, MemoryContext context)
+/*
+ * Try one again.  False if no other is worth trying now, for a reason that is
+ * not the letter's: the feed has backed off.
+ */
+static bool
+retry_letter(OutboxFeed *feed, int64 id, MemoryContext context, bool *skipped)
 {
 	ErrorData  *volatile edata = NULL;
 	OutboxFaultKind kind;
@@ -355,6 +360,8 @@ retry_letter(OutboxFeed *feed, int64 id, MemoryContext context)
 			letter_went_through(id);
 			outbox_batch_end_run(feed);
 		}
+		else
+			*skipped = true;
 		outbox_transaction_commit(context);
 	}
 	PG_CATCH();
@@ -363,12 +370,16 @@ retry_letter(OutboxFeed *feed, int64 id, MemoryContext context)
 	}
 	PG_END_TRY();
 	if (edata == NULL)
-		return;
+		return true;
 
 	kind = outbox_deliver_timed_out(feed, edata) ? OUTBOX_FAULT_DATA : outbox_fault_classify(edata);
 	(void) outbox_transaction_begin();
 	letter_failed(id, edata, kind);
 	outbox_transaction_commit(context);
+	if (kind != OUTBOX_FAULT_TRANSIENT)
+		return true;
+	outbox_feed_back_off(feed, edata->message);
+	return false;
 }
 
 /* Ids of letters that are due, oldest first. */
@@ -401,16 +412,21 @@ outbox_letters_retry(OutboxFeed *feed)
 	MemoryContext old = MemoryContextSwitchTo(scratch);
 	int64		ids[RETRY_BATCH];
 	int			n;
+	bool		skipped = false;
 
 	(void) outbox_transaction_begin();
 	n = due_letters(feed, ids);
 	outbox_transaction_commit(scratch);
 	for (int i = 0; i < n; i++)
-		retry_letter(feed, ids[i], scratch);
+		if (!retry_letter(feed, ids[i], scratch, &skipped))
+			break;
 
 	(void) outbox_transaction_begin();
 	outbox_letters_load(feed);
 	outbox_transaction_commit(scratch);
+	if (skipped)				/* due still, but in somebody's hands */
+		feed->next_letters = Max(feed->next_letters,
+								 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), HELD_RETRY_MS));
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(scratch);
 }

@@ -213,8 +213,10 @@ void
 outbox_offset_store_high(OutboxFeed *feed)
 {
 	static const char sql[] =
-	"UPDATE outbox._offset SET high_watermark = $3"
-	" WHERE subscription = $1 AND partition = $2 AND high_watermark IS DISTINCT FROM $3";
+	"UPDATE outbox._offset SET high_watermark = $3 WHERE (subscription, partition) IN ("
+	" SELECT subscription, partition FROM outbox._offset"
+	" WHERE subscription = $1 AND partition = $2 AND high_watermark IS DISTINCT FROM $3"
+	" FOR NO KEY UPDATE SKIP LOCKED)";
 	OutboxOwnerScope scope;
 
 	outbox_statement_begin(&scope);

@@ -133,7 +133,7 @@ outbox_start_resolve(OutboxFeed *feed, OutboxPartitionOffset *parts, int nparts)
 		if (!outbox_consumer_offsets_for_time(outbox_asker_get(feed), feed->sub->topic, start_time_ms(start),
 											  START_TIMEOUT_MS, parts, nparts, &error))
 		{
-			outbox_worker_report("waiting", error);
+			outbox_feed_back_off(feed, error);
 			return false;
 		}
 		for (int i = 0; i < nparts; i++)

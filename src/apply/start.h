@@ -20,7 +20,7 @@ extern char *outbox_start_normalize(const char *start);
 
 /*
  * Find the offsets in parts[].offset, which come with their watermarks.  False
- * if the broker did not answer.
+ * if the broker did not answer: the feed has backed off.
  */
 extern bool outbox_start_resolve(OutboxFeed *feed, OutboxPartitionOffset *parts, int nparts);
 

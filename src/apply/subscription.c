@@ -139,3 +139,21 @@ outbox_subscription_suspect(const OutboxSubscription *sub, int32 partition, int6
 	outbox_statement_end(&scope);
 	return count;
 }
+
+void
+outbox_subscription_note_waiting(const OutboxSubscription *sub, const char *reason)
+{
+	static const char waits[] =
+	"INSERT INTO outbox._waiting (subscription, reason) VALUES ($1, $2)"
+	" ON CONFLICT (subscription) DO UPDATE SET reason = excluded.reason";
+	static const char goes_on[] = "DELETE FROM outbox._waiting WHERE subscription = $1";
+	OutboxSqlArg args[] = {sql_text(sub->name), sql_text(reason)};
+	OutboxOwnerScope scope;
+
+	outbox_statement_begin(&scope);
+	if (reason != NULL)
+		(void) outbox_statement_run(waits, 2, args);
+	else
+		(void) outbox_statement_run(goes_on, 1, args);
+	outbox_statement_end(&scope);
+}

@@ -62,6 +62,9 @@ extern void outbox_subscription_reset_starts(OutboxSubscription *sub);
 extern int	outbox_subscription_suspect(const OutboxSubscription *sub, int32 partition,
 										int64 offset);
 
+/* In the current transaction, say why it cannot go on for now; NULL: it can. */
+extern void outbox_subscription_note_waiting(const OutboxSubscription *sub, const char *reason);
+
 /* Raise unless it exists and the current user may change it. */
 extern void outbox_subscription_require_manager(const char *name);
 
