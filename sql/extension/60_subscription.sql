@@ -2,6 +2,7 @@
 
 CREATE TABLE outbox._subscription (
 	name text COLLATE "C" PRIMARY KEY,
+	id bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
 	target regclass,
 	handler text,
 	server text NOT NULL,
@@ -27,7 +28,9 @@ CREATE TABLE outbox._subscription (
 CREATE INDEX _subscription_target_idx ON outbox._subscription (target);
 COMMENT ON TABLE outbox._subscription IS 'subscriptions; internal, see view outbox.subscriptions';
 COMMENT ON COLUMN outbox._subscription.starts IS 'how often a worker began with it since an event was last applied: many mean that an event kills the worker';
+COMMENT ON COLUMN outbox._subscription.id IS 'what dead letters belong to: another subscription may have had the name before';
 SELECT pg_catalog.pg_extension_config_dump('outbox._subscription', '');
+SELECT pg_catalog.pg_extension_config_dump('outbox._subscription_id_seq', '');
 
 CREATE TABLE outbox._offset (
 	subscription text COLLATE "C" NOT NULL REFERENCES outbox._subscription ON UPDATE CASCADE ON DELETE CASCADE,
@@ -99,7 +102,7 @@ COMMENT ON FUNCTION outbox.handle(regprocedure, text, text, text, text, text, te
 CREATE FUNCTION outbox.unsubscribe(name text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_unsubscribe';
-COMMENT ON FUNCTION outbox.unsubscribe(text) IS 'end a subscription and forget its offsets; the target stays as it is, and so do its dead letters';
+COMMENT ON FUNCTION outbox.unsubscribe(text) IS 'end a subscription and forget its offsets; the target stays as it is, and so do its dead letters: they are tried no more, those of a table come back when it is replicated under the same name again, the others are the extension owner''s to look at and discard';
 
 CREATE FUNCTION outbox.seek(name text, start text, partition int DEFAULT NULL) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE

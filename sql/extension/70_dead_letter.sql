@@ -4,6 +4,7 @@ CREATE TABLE outbox._dead_letter (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	direction text NOT NULL CHECK (direction IN ('in', 'out')),
 	name text,
+	subscription bigint,
 	server text,
 	topic text NOT NULL,
 	partition int,
@@ -27,9 +28,10 @@ CREATE TABLE outbox._dead_letter (
 	next_attempt_at timestamptz,
 	reason text
 );
-CREATE INDEX _dead_letter_open_idx ON outbox._dead_letter (name, identity, id)
+CREATE INDEX _dead_letter_open_idx ON outbox._dead_letter (subscription, identity, id)
 	WHERE state IN ('parked', 'dead', 'retry');
 COMMENT ON TABLE outbox._dead_letter IS 'events set aside; internal, see view outbox.dead_letters';
+COMMENT ON COLUMN outbox._dead_letter.subscription IS 'id of the subscription that set it aside, which may have ended; null: direction out';
 COMMENT ON COLUMN outbox._dead_letter.state IS 'parked: tried again by itself; dead: waits for a person; retry: a person asked for it to be driven again; done: it went through since; discarded: given up, with a reason';
 SELECT pg_catalog.pg_extension_config_dump('outbox._dead_letter', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox._dead_letter_id_seq', '');

@@ -204,6 +204,11 @@ sql_names(Datum array)
 	return sql_datum(TEXTARRAYOID, array, array == (Datum) 0);
 }
 
+/*
+ * Letters that an earlier subscription of the same table and name has left are
+ * its again.  Those of handlers are not: who owns a function of that name now
+ * may be somebody else.
+ */
 static void
 insert_subscription(const Wanted *wanted)
 {
@@ -211,6 +216,11 @@ insert_subscription(const Wanted *wanted)
 	"INSERT INTO outbox._subscription (name, target, handler, server, topic, key_columns,"
 	" version_column, columns, start, on_error, on_data_loss)"
 	" VALUES ($1, $2::regclass, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+	static const char adopt[] =
+	"UPDATE outbox._dead_letter d SET subscription ="
+	" (SELECT id FROM outbox._subscription WHERE name = $1)"
+	" WHERE d.name = $1 AND d.target = $2 AND d.direction = 'in' AND d.state = 'dead'"
+	" AND NOT EXISTS (SELECT 1 FROM outbox._subscription s WHERE s.id = d.subscription)";
 	OutboxSqlArg args[] = {
 		sql_text(wanted->name), sql_oid(wanted->target), sql_text(wanted->handler),
 		sql_text(wanted->server), sql_text(wanted->topic), sql_names(wanted->key),
@@ -219,6 +229,8 @@ insert_subscription(const Wanted *wanted)
 	};
 
 	(void) outbox_statement_run(sql, lengthof(args), args);
+	if (OidIsValid(wanted->target))
+		(void) outbox_statement_run(adopt, 2, args);
 }
 
 /*
@@ -560,12 +572,17 @@ outbox_unsubscribe(PG_FUNCTION_ARGS)
 {
 	static const char sql[] =
 	"DELETE FROM outbox._subscription WHERE name = $1 RETURNING target::oid::int8";
+	static const char letters[] =
+	"UPDATE outbox._dead_letter SET state = 'dead', next_attempt_at = NULL"
+	" WHERE subscription = (SELECT id FROM outbox._subscription WHERE name = $1)"
+	" AND state IN ('parked', 'retry')";
 	char	   *name = managed_name(fcinfo);
 	OutboxSqlArg args[] = {sql_text(name)};
 	OutboxOwnerScope scope;
 	Oid			target = InvalidOid;
 
 	outbox_statement_begin(&scope);
+	(void) outbox_statement_run(letters, lengthof(args), args);
 	if (outbox_statement_run(sql, lengthof(args), args) > 0)
 		target = (Oid) outbox_statement_get_int8(0, 1, InvalidOid);
 	outbox_statement_end(&scope);

@@ -3,8 +3,8 @@
  * letter_admin.c
  *	  redrive(), edit() and discard() of dead letters.
  *
- * Letters of a subscription belong to whoever manages it, the relay's to
- * members of the extension's owner.  The applier takes up again what it set
+ * Letters of a subscription belong to whoever manages it, the relay's, and those
+ * of a subscription that has ended, to members of the extension's owner.  The applier takes up again what it set
  * aside.  A letter of the relay's is recorded in the event log once more, with
  * the headers it had, its id among them, and is done by that: if the broker
  * refuses it again, that makes another letter.
@@ -47,12 +47,16 @@ require_owner(const char *what)
 				 errmsg("permission denied for dead letters of %s", what)));
 }
 
+/*
+ * Raise unless the letter is open and the current user may change it; "again":
+ * unless it can be tried again.
+ */
 static void
-require_letter_manager(int64 id)
+require_letter_manager(int64 id, bool again)
 {
 	static const char sql[] =
-	"SELECT s.name, d.state IN ('dead', 'parked', 'retry') FROM outbox._dead_letter d"
-	" LEFT JOIN outbox._subscription s ON d.direction = 'in' AND s.name = d.name"
+	"SELECT s.name, d.state IN ('dead', 'parked', 'retry'), d.subscription IS NOT NULL FROM outbox._dead_letter d"
+	" LEFT JOIN outbox._subscription s ON s.id = d.subscription"
 	" WHERE d.id = $1";
 	OutboxSqlArg args[] = {sql_int8(id)};
 	MemoryContext caller = CurrentMemoryContext;
@@ -60,6 +64,7 @@ require_letter_manager(int64 id)
 	char	   *name = NULL;
 	bool		found;
 	bool		open = false;
+	bool		incoming = false;
 
 	outbox_statement_begin(&scope);
 	found = outbox_statement_run(sql, lengthof(args), args) > 0;
@@ -68,17 +73,23 @@ require_letter_manager(int64 id)
 		MemoryContextSwitchTo(caller);
 		name = outbox_statement_get_text(0, 1);
 		open = outbox_statement_get_bool(0, 2);
+		incoming = outbox_statement_get_bool(0, 3);
 	}
 	outbox_statement_end(&scope);
 	if (name != NULL)
 		outbox_subscription_require_manager(name);
 	else
-		require_owner("topics");
+		require_owner(incoming ? "subscriptions that have ended" : "topics");
 	if (!open)
 		ereport(ERROR,
 				(errcode(found ? ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE : ERRCODE_UNDEFINED_OBJECT),
 				 found ? errmsg("dead letter " INT64_FORMAT " is settled already", id) :
 				 errmsg("dead letter " INT64_FORMAT " does not exist", id)));
+	if (again && incoming && name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the subscription of dead letter " INT64_FORMAT " has ended", id),
+				 errhint("Letters of a table belong to it again once it is replicated under the same name.")));
 }
 
 static int64
@@ -216,7 +227,7 @@ outbox_redrive(PG_FUNCTION_ARGS)
 	" WHERE id = $1 AND direction = 'in' AND state IN ('dead', 'parked', 'retry')";
 	OutboxSqlArg args[] = {sql_int8(letter_argument(fcinfo))};
 
-	require_letter_manager(PG_GETARG_INT64(0));
+	require_letter_manager(PG_GETARG_INT64(0), true);
 	if (change_letters(sql, lengthof(args), args) == 0)
 		(void) send_again("id = $1", args[0]);
 	PG_RETURN_VOID();
@@ -244,7 +255,8 @@ outbox_redrive_all(PG_FUNCTION_ARGS)
 {
 	static const char sql[] =
 	"UPDATE outbox._dead_letter SET state = 'retry', next_attempt_at = pg_catalog.now()"
-	" WHERE name = $1 AND direction = 'in' AND state IN ('dead', 'parked')";
+	" WHERE subscription = (SELECT id FROM outbox._subscription WHERE name = $1)"
+	" AND direction = 'in' AND state IN ('dead', 'parked')";
 	char	   *name = outbox_argument_text(fcinfo, 0, "name",
 											"Pass the name of a subscription, or of a topic.");
 	OutboxSqlArg args[] = {sql_text(name)};
@@ -291,7 +303,7 @@ outbox_edit(PG_FUNCTION_ARGS)
 	OutboxSqlArg args[4];
 
 	args[0] = sql_int8(letter_argument(fcinfo));
-	require_letter_manager(PG_GETARG_INT64(0));
+	require_letter_manager(PG_GETARG_INT64(0), false);
 	args[1] = sql_wire_bytes(fcinfo, 1);
 	args[2] = sql_wire_bytes(fcinfo, 2);
 	args[3] = PG_ARGISNULL(3) ? sql_datum(JSONBOID, (Datum) 0, true) :
@@ -320,7 +332,7 @@ outbox_discard(PG_FUNCTION_ARGS)
 	args[1] = sql_text(outbox_argument_text(fcinfo, 1, "reason",
 											"Say why, for those who will ask for the event."));
 
-	require_letter_manager(PG_GETARG_INT64(0));
+	require_letter_manager(PG_GETARG_INT64(0), false);
 	(void) change_letters(sql, lengthof(args), args);
 	PG_RETURN_VOID();
 }

@@ -42,7 +42,7 @@
  */
 #define NOBODY_BEFORE \
 	" AND (NOT $2 OR identity IS NULL OR NOT EXISTS (SELECT 1 FROM outbox._dead_letter e" \
-	" WHERE e.name = d.name AND e.identity = d.identity AND e.direction = 'in'" \
+	" WHERE e.subscription = d.subscription AND e.identity = d.identity AND e.direction = 'in'" \
 	" AND e.id < d.id AND e.state IN ('parked', 'dead', 'retry')))"
 
 /* ---------------- order ---------------- */
@@ -90,9 +90,9 @@ load_due_time(OutboxFeed *feed)
 {
 	static const char sql[] =
 	"SELECT min(CASE WHEN state = 'retry' THEN '-infinity' ELSE coalesce(next_attempt_at, '-infinity') END)"
-	" FROM outbox._dead_letter d WHERE name = $1 AND direction = 'in' AND state IN ('parked', 'retry')"
+	" FROM outbox._dead_letter d WHERE subscription = $1 AND direction = 'in' AND state IN ('parked', 'retry')"
 	NOBODY_BEFORE;
-	OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_bool(feed->sub->handler != NULL)};
+	OutboxSqlArg args[] = {sql_int8(feed->sub->id), sql_bool(feed->sub->handler != NULL)};
 	bool		isnull;
 	Datum		due;
 
@@ -112,9 +112,9 @@ void
 outbox_letters_load(OutboxFeed *feed)
 {
 	static const char keys_sql[] =
-	"SELECT DISTINCT key FROM outbox._dead_letter WHERE name = $1 AND direction = 'in'"
+	"SELECT DISTINCT key FROM outbox._dead_letter WHERE subscription = $1 AND direction = 'in'"
 	" AND state IN ('parked', 'retry', 'dead') AND key IS NOT NULL";
-	OutboxSqlArg args[] = {sql_text(feed->sub->name)};
+	OutboxSqlArg args[] = {sql_int8(feed->sub->id)};
 	OutboxOwnerScope scope;
 	uint64		n = 0;
 
@@ -144,6 +144,7 @@ letter_from_record(OutboxFeed *feed, const OutboxRecord *rec, OutboxDeadLetter *
 {
 	memset(dl, 0, sizeof(*dl));
 	dl->name = feed->sub->name;
+	dl->subscription = feed->sub->id;
 	dl->server = feed->sub->server;
 	dl->topic = rec->topic;
 	dl->partition = rec->partition;
@@ -387,11 +388,11 @@ static int
 due_letters(OutboxFeed *feed, int64 *ids)
 {
 	static const char sql[] =
-	"SELECT id FROM outbox._dead_letter d WHERE name = $1 AND direction = 'in'"
+	"SELECT id FROM outbox._dead_letter d WHERE subscription = $1 AND direction = 'in'"
 	" AND (state = 'retry' OR state = 'parked'"
 	" AND (next_attempt_at IS NULL OR next_attempt_at <= pg_catalog.clock_timestamp()))"
 	NOBODY_BEFORE " ORDER BY id LIMIT $3";
-	OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_bool(feed->sub->handler != NULL),
+	OutboxSqlArg args[] = {sql_int8(feed->sub->id), sql_bool(feed->sub->handler != NULL),
 	sql_int8(RETRY_BATCH)};
 	OutboxOwnerScope scope;
 	int			n;

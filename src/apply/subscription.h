@@ -24,6 +24,7 @@ typedef enum OutboxOnError
 typedef struct OutboxSubscription
 {
 	char	   *name;
+	int64		id;				/* of its letters */
 	Oid			target;			/* replica; InvalidOid for a handler */
 	char	   *handler;		/* "schema.function"; NULL for a replica */
 	char	   *server;

@@ -19,22 +19,22 @@
 
 #include "common/catalog.h"
 
-#define LETTER_NCOLS 21
+#define LETTER_NCOLS 22
 
 static const char letter_sql[] =
 "INSERT INTO outbox._dead_letter (direction, name, server, topic, partition,"
 " kafka_offset, key, value, header_names, header_values, event_time, identity,"
 " event_id, target, sqlstate, message, detail, context, state, attempts,"
-" next_attempt_at)"
+" next_attempt_at, subscription)"
 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
-" $16, $17, $18, $19, $20, $21)"
+" $16, $17, $18, $19, $20, $21, $22)"
 " RETURNING id";
 
 static Oid	letter_types[LETTER_NCOLS] = {
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID,
 	INT8OID, BYTEAOID, BYTEAOID, BYTEAARRAYOID, BYTEAARRAYOID, TIMESTAMPTZOID, TEXTOID,
 	INT8OID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID,
-	TIMESTAMPTZOID
+	TIMESTAMPTZOID, INT8OID
 };
 
 /* Parameters under construction; each call appends one. */
@@ -126,6 +126,7 @@ letter_params(LetterParams *params, const OutboxDeadLetter *dl)
 	add_text(params, dl->state == OUTBOX_LETTER_DEAD ? "dead" : "parked");
 	add_datum(params, Int32GetDatum(dl->attempts), false);
 	add_datum(params, TimestampTzGetDatum(dl->next_attempt), dl->next_attempt == 0);
+	add_datum(params, Int64GetDatum(dl->subscription), dl->subscription == 0);
 	Assert(params->n == LETTER_NCOLS);
 }
 

@@ -29,6 +29,7 @@ typedef struct OutboxDeadLetter
 	/* where from, where to */
 	bool		outgoing;		/* set aside by the relay */
 	const char *name;			/* publication or subscription; NULL: emit() */
+	int64		subscription;	/* its id; 0: none */
 	const char *server;
 	const char *topic;
 	int32		partition;		/* -1: unknown */
