@@ -18,6 +18,7 @@
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 #include "storage/itemptr.h"
+#include "utils/relcache.h"
 
 #include "log/event.h"
 #include "log/snapshot.h"
@@ -56,11 +57,11 @@ extern void outbox_log_visit_pending(OutboxEventVisitor visit, void *arg);
 
 /* ---------------- read ---------------- */
 
-/* Where a row of the log is. */
+/* A row of the log, and where it was when it was collected. */
 typedef struct OutboxLogRef
 {
 	int64		stamp;			/* commit stamp of its transaction */
-	int64		id;				/* of its first event */
+	int64		id;				/* of its first event; no other row has it */
 	ItemPointerData tid;
 	uint16		segment;
 } OutboxLogRef;
@@ -83,8 +84,24 @@ extern OutboxLogBatch *outbox_log_collect(const OutboxSnapshot *base,
 										  const OutboxSnapshot *target,
 										  int64 stamp, int64 id, int64 limit);
 
-/* The packed events of a row, detoasted, in the current memory context. */
-extern bytea *outbox_log_fetch(const OutboxLogRef *ref);
+/*
+ * Fetching rows one after the other, in one transaction with an active
+ * snapshot.  outbox_log_fetch() returns the row's packed events, detoasted, in
+ * the current memory context; or NULL if another row or none is in the place
+ * remembered, as after VACUUM FULL: whoever holds references has to collect
+ * them again then.
+ */
+typedef struct OutboxLogFetch
+{
+	int			segment;		/* open one; fields below invalid when -1 */
+	Relation	rel;
+	struct TupleTableSlot *slot;
+	BlockNumber nblocks;
+} OutboxLogFetch;
+
+extern void outbox_log_fetch_begin(OutboxLogFetch *fetch);
+extern bytea *outbox_log_fetch(OutboxLogFetch *fetch, const OutboxLogRef *ref);
+extern void outbox_log_fetch_end(OutboxLogFetch *fetch);
 
 /* ---------------- settle ---------------- */
 

@@ -8,9 +8,10 @@
  * base lists as in progress, found by the index on xid; neither a writer that
  * stays open nor a gap in the ids matters.
  *
- * Only references are collected and sorted; the rows, which nobody moves, are
- * fetched later by their place, a page of them at a time and each time in a
- * transaction of its own.
+ * Only references are collected and sorted; the rows are fetched later by their
+ * place, a page of them at a time and each time in a transaction of its own.
+ * No lock outlives that, and although we never move a row, VACUUM FULL and
+ * CLUSTER do: so the row found must be the one that was meant.
  *
  *-------------------------------------------------------------------------
  */
@@ -255,23 +256,57 @@ outbox_log_collect(const OutboxSnapshot *base, const OutboxSnapshot *target,
 	return batch;
 }
 
-bytea *
-outbox_log_fetch(const OutboxLogRef *ref)
+/* ---------------- fetching ---------------- */
+
+void
+outbox_log_fetch_begin(OutboxLogFetch *fetch)
 {
-	Relation	rel = table_open(outbox_segment_table(ref->segment), AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	fetch->segment = -1;
+}
+
+void
+outbox_log_fetch_end(OutboxLogFetch *fetch)
+{
+	if (fetch->segment < 0)
+		return;
+	ExecDropSingleTupleTableSlot(fetch->slot);
+	table_close(fetch->rel, AccessShareLock);
+	fetch->segment = -1;
+}
+
+/*
+ * Have the segment open.  Its lock is held until the next one is opened, so
+ * that rows cannot move, nor its size shrink, in between.
+ */
+static void
+fetch_open(OutboxLogFetch *fetch, int segment)
+{
+	if (fetch->segment == segment)
+		return;
+	outbox_log_fetch_end(fetch);
+	fetch->rel = table_open(outbox_segment_table(segment), AccessShareLock);
+	fetch->slot = table_slot_create(fetch->rel, NULL);
+	fetch->nblocks = RelationGetNumberOfBlocks(fetch->rel);
+	fetch->segment = segment;
+}
+
+/*
+ * A row that was written early has no stamp of its own; the id alone tells
+ * rows apart.
+ */
+bytea *
+outbox_log_fetch(OutboxLogFetch *fetch, const OutboxLogRef *ref)
+{
 	ItemPointerData tid = ref->tid;
-	bytea	   *events;
+	bytea	   *events = NULL;
 	bool		isnull;
 
-	if (!table_tuple_fetch_row_version(rel, &tid, GetActiveSnapshot(), slot))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("row (%u,%u) of event log segment %d has vanished",
-						ItemPointerGetBlockNumber(&tid),
-						ItemPointerGetOffsetNumber(&tid), ref->segment)));
-	events = DatumGetByteaPCopy(slot_getattr(slot, LOG_EVENTS + 1, &isnull));
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, AccessShareLock);
+	fetch_open(fetch, ref->segment);
+	if (ItemPointerGetBlockNumber(&tid) >= fetch->nblocks ||
+		!table_tuple_fetch_row_version(fetch->rel, &tid, GetActiveSnapshot(), fetch->slot))
+		return NULL;
+	if (DatumGetInt64(slot_getattr(fetch->slot, LOG_ID + 1, &isnull)) == ref->id)
+		events = DatumGetByteaPCopy(slot_getattr(fetch->slot, LOG_EVENTS + 1, &isnull));
+	ExecClearTuple(fetch->slot);
 	return events;
 }

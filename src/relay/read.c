@@ -50,10 +50,12 @@ page_close(RelayFlow *flow)
 
 /*
  * Fetch the next rows of the batch.  Inside a transaction with a snapshot.
+ * False if the next one is not where it was.
  */
-static void
+static bool
 page_fetch(RelayFlow *flow)
 {
+	OutboxLogFetch fetch;
 	MemoryContext context = AllocSetContextCreate(flow->context, "pg_outbox page",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
@@ -65,20 +67,30 @@ page_fetch(RelayFlow *flow)
 	flow->page = page;
 	flow->rows = palloc(sizeof(PageRow) * maxrows);
 	flow->nrows = flow->row = 0;
+	outbox_log_fetch_begin(&fetch);
 	while (flow->nrows < maxrows && page->bytes < FLOW_PAGE_BYTES)
 	{
-		OutboxLogRef *ref = &flow->refs->refs[flow->next_ref++];
-		bytea	   *events = outbox_log_fetch(ref);
-		PageRow    *row = &flow->rows[flow->nrows++];
+		OutboxLogRef *ref = &flow->refs->refs[flow->next_ref];
+		bytea	   *events = outbox_log_fetch(&fetch, ref);
+		PageRow    *row;
 
+		if (events == NULL)
+			break;
+		flow->next_ref++;
+		row = &flow->rows[flow->nrows++];
 		row->stamp = ref->stamp;
 		row->pos = VARDATA(events);
 		row->end = row->pos + VARSIZE(events) - VARHDRSZ;
 		row->remaining = outbox_events_start(&row->pos, row->end, ref->id, &row->cursor);
 		page->bytes += VARSIZE(events);
 	}
+	outbox_log_fetch_end(&fetch);
 	flow->bytes += page->bytes;
 	MemoryContextSwitchTo(oldcontext);
+	if (flow->nrows > 0)
+		return true;
+	page_close(flow);
+	return false;
 }
 
 /* ---------------- batches ---------------- */
@@ -132,6 +144,33 @@ refs_collect(RelayFlow *flow, const OutboxSnapshot *target)
 	/* a commit that is not on disk yet must not be told to the world */
 	if (flow->refs->flush_lsn != InvalidXLogRecPtr)
 		XLogFlush(flow->refs->flush_lsn);
+}
+
+/*
+ * Collect anew what of the open batch is not in the ring yet.
+ */
+static void
+refs_collect_rest(RelayFlow *flow)
+{
+	refs_close(flow);
+	refs_collect(flow, ((RelayBatch *) llast(flow->batches))->target);
+}
+
+/*
+ * Somebody moved the log's rows: find them again.
+ */
+static void
+refs_find_again(RelayFlow *flow)
+{
+	int64		left = flow->refs->nrefs - flow->next_ref;
+
+	refs_collect_rest(flow);
+	if (flow->refs->nrefs < left)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("rows of the event log have vanished"),
+				 errdetail("Of %lld rows still to be read %lld are left.",
+						   (long long) left, (long long) flow->refs->nrefs)));
 }
 
 static bool
@@ -198,8 +237,7 @@ page_open(RelayFlow *flow)
 		{
 			if (flow->refs->truncated)
 			{
-				refs_close(flow);
-				refs_collect(flow, ((RelayBatch *) llast(flow->batches))->target);
+				refs_collect_rest(flow);
 				continue;
 			}
 			batch_close(flow);
@@ -209,9 +247,11 @@ page_open(RelayFlow *flow)
 		if (flow->next_ref < flow->refs->nrefs)
 		{
 			OUTBOX_FAULT("relay.before_read");
-			page_fetch(flow);
-			found = true;
-			break;
+			found = page_fetch(flow);
+			if (found)
+				break;
+			refs_find_again(flow);
+			continue;
 		}
 		if (flow->ticks == NIL)
 		{
