@@ -150,6 +150,11 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	slist_container(RegisteredBgWorker, rw_lnode, (iter).cur)
 #endif
 
+/* 17: the shared variables of transaction management have another name */
+#if PG_VERSION_NUM < 170000
+#define TransamVariables ShmemVariableCache
+#endif
+
 /* 18: the module says its name and version */
 #ifdef PG_MODULE_MAGIC_EXT
 #define OUTBOX_MODULE_MAGIC(modname) \

@@ -26,6 +26,7 @@
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/lwlock.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -147,6 +148,30 @@ collector_end_group(Collector *col)
 	col->group_open = 0;
 }
 
+/*
+ * What is to be flushed for the transaction's commit to be on disk.
+ *
+ * Of old transactions the server forgets whether they committed, and asking
+ * would be an error: their rows have been frozen, which autovacuum does even
+ * where it is turned off.  Such a commit was flushed long ago.
+ */
+static XLogRecPtr
+commit_lsn(uint64 xid)
+{
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+	FullTransactionId next;
+	uint64		oldest;
+
+	LWLockAcquire(XactTruncationLock, LW_SHARED);
+	next = ReadNextFullTransactionId();
+	oldest = U64FromFullTransactionId(next) -
+		(uint32) (XidFromFullTransactionId(next) - TransamVariables->oldestClogXid);
+	if (xid >= oldest)
+		lsn = TransactionIdGetCommitLSN((TransactionId) xid);
+	LWLockRelease(XactTruncationLock);
+	return lsn;
+}
+
 static void
 collector_add(Collector *col, HeapTuple tup, TupleDesc desc, uint64 xid)
 {
@@ -163,7 +188,7 @@ collector_add(Collector *col, HeapTuple tup, TupleDesc desc, uint64 xid)
 			col->group_start = col->nrefs;
 		}
 		col->group_xid = xid;
-		col->flush_lsn = Max(col->flush_lsn, TransactionIdGetCommitLSN((TransactionId) xid));
+		col->flush_lsn = Max(col->flush_lsn, commit_lsn(xid));
 	}
 	if (col->nrefs == col->maxrefs)
 	{

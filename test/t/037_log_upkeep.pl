@@ -5,6 +5,7 @@ use strict;
 use warnings FATAL => 'all';
 
 use OutboxTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $broker = outbox_broker(mock => 1);
@@ -44,6 +45,38 @@ is(join(' ', map { $_->{value} =~ s/x+$//r } @records), join(' ', 'first', 1 .. 
 my $last = 0;
 is(scalar(grep { my $wrong = $_->{headers}{id} <= $last; $last = $_->{headers}{id}; $wrong } @records), 0, 'and its own id');
 is($node->safe_psql('moved', q(SELECT last_error FROM outbox._workers() WHERE worker = 'relay')), '', 'without an error');
+
+# ---------------------------------------------------------------------------
+# Rows so old that the server has forgotten their transactions
+# ---------------------------------------------------------------------------
+
+outbox_install($node, 'old', $broker);
+$node->safe_psql('old', "SELECT outbox.emit('old', 'k', 'first')");
+topic_wait($broker, 'old', 1);
+$node->safe_psql('old', "SELECT outbox.pause('relay'); SELECT outbox.emit('old', 'k', 'second')");
+my $file = sprintf '%04X', $node->safe_psql('old', 'SELECT txid_current() / 1048576');
+is($file, '0000', 'a young cluster');
+
+# As if three million transactions had passed.
+$node->stop('fast');
+for my $name ('0001', '0002')
+{
+	open my $xact, '>', $node->data_dir . "/pg_xact/$name" or die $!;
+	print $xact "\0" x 262144;
+	close $xact;
+}
+system_or_bail('pg_resetwal', '-x', 3000000, '-u', 3, '-D', $node->data_dir);
+$node->start;
+$node->safe_psql('postgres', 'ALTER DATABASE template0 ALLOW_CONNECTIONS true');
+for my $db (('template0', 'template1', 'postgres', 'moved', 'old') x 2)
+{
+	$node->safe_psql($db, 'VACUUM FREEZE');
+}
+$node->safe_psql('postgres', 'CHECKPOINT');
+ok(!-e $node->data_dir . '/pg_xact/0000', 'the commit log is truncated');
+$node->safe_psql('old', "SELECT outbox.resume('relay')");
+topic_wait($broker, 'old', 2);
+is(join(' ', map { $_->{value} } topic_read($broker, 'old')), 'first second', 'the old event is sent');
 
 $node->stop('fast');
 done_testing();
