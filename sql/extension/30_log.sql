@@ -9,7 +9,8 @@ COMMENT ON SEQUENCE outbox._stamp IS 'source of event ids, which are the version
 CREATE SEQUENCE outbox._stamp_fence AS bigint MINVALUE 0 START 0 CACHE 1;
 COMMENT ON SEQUENCE outbox._stamp_fence IS 'mark of the server start for which _stamp was last raised above the clock';
 
--- Segment that writers append to, modulo the number of segments.
+-- Segment that writers append to, modulo the number of segments; grows by two
+-- where a segment that is not empty is passed over.
 CREATE SEQUENCE outbox._log_current AS bigint MINVALUE 0 START 0 CACHE 1;
 COMMENT ON SEQUENCE outbox._log_current IS 'number of log rotations, segments passed over included; modulo 3 the segment that writers append to';
 

@@ -32,10 +32,25 @@ COMMENT ON FUNCTION outbox._backlog() IS 'events in the log that each server''s 
 REVOKE ALL ON FUNCTION outbox._backlog() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox._backlog() TO pg_monitor;
 
-CREATE FUNCTION outbox._log_usage(OUT bytes bigint, OUT limit_bytes bigint)
+-- A segment is emptied only while nobody has a lock on it.  Who writes to the
+-- current one is in nobody's way.
+CREATE FUNCTION outbox._log_usage(OUT bytes bigint, OUT limit_bytes bigint, OUT held_by text)
 	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-	AS 'SELECT * FROM outbox._log_space()';
-COMMENT ON FUNCTION outbox._log_usage() IS 'bytes that the event log takes, and at which new events are refused';
+	AS $$
+SELECT u.bytes, u.limit_bytes, (
+	SELECT string_agg(DISTINCT coalesce('process ' || l.pid, format('prepared transaction "%s"', x.gid)), ', ')
+	FROM outbox._log_current AS c CROSS JOIN pg_locks AS l
+		LEFT JOIN (pg_locks AS t JOIN pg_prepared_xacts AS x ON x.transaction = t.transactionid)
+			ON l.pid IS NULL AND t.pid IS NULL AND t.virtualtransaction = l.virtualtransaction
+	WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+		AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+		AND l.relation IN (SELECT to_regclass('outbox._log_' || n)::oid FROM generate_series(0, 2) AS n
+						   WHERE n <> c.last_value % 3)
+		AND pg_relation_size(l.relation) > 0
+		AND NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = l.pid AND a.backend_type ^@ 'pg_outbox'))
+FROM outbox._log_space() AS u
+$$;
+COMMENT ON FUNCTION outbox._log_usage() IS 'bytes that the event log takes, and at which new events are refused; who has locks on segments that writers have left';
 REVOKE ALL ON FUNCTION outbox._log_usage() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox._log_usage() TO pg_monitor;
 
@@ -127,9 +142,9 @@ COMMENT ON VIEW outbox.stat_subscriptions IS
 'one row per subscription and partition: the next offset to read, the end of the partition when it was last seen, lag in records, and, since the offsets were first stored or outbox.stat_reset(), how many events were received and what became of them (as in outbox.apply_result; handlers count as applied; dead and parked: set aside at first, see outbox.dead_letters; lost: offsets that the broker no longer had)';
 
 CREATE VIEW outbox.stat_log AS
-SELECT u.bytes, u.limit_bytes, (SELECT last_value FROM outbox._log_current) AS rotations
+SELECT u.bytes, u.limit_bytes, (SELECT last_value FROM outbox._log_current) AS rotations, u.held_by
 FROM outbox._log_usage() AS u;
-COMMENT ON VIEW outbox.stat_log IS 'the event log: bytes it takes, bytes at which new events are refused (pg_outbox.max_backlog; null: never), how often it went on to the next segment (one that was passed over, as a transaction holds it, counts as well)';
+COMMENT ON VIEW outbox.stat_log IS 'the event log: bytes it takes, bytes at which new events are refused (pg_outbox.max_backlog; null: never), how many segments it went on by, and whose locks keep segments that writers have left from being emptied (null: nobody''s)';
 
 CREATE VIEW outbox.status AS
 WITH w AS MATERIALIZED (SELECT * FROM outbox._workers())
@@ -196,7 +211,7 @@ UNION ALL
 SELECT 'log', 'event log', 'open',
 	CASE WHEN l.limit_bytes IS NULL OR l.bytes < 0.8 * l.limit_bytes THEN 'ok'
 		 WHEN l.bytes < l.limit_bytes THEN 'nearly full' ELSE 'full' END,
-	NULL, l.bytes, NULL, NULL, NULL
+	l.held_by, l.bytes, NULL, NULL, NULL
 FROM outbox.stat_log AS l;
 COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), unreachable (no broker of the server answers, since last_error_at), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (log: bytes; copy: rows left, estimated, 0 if there are more than estimated), lag in seconds';
 

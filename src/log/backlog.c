@@ -120,7 +120,7 @@ refuse(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("the event log is full"),
-			 errdetail("Events that wait for delivery take %lld MB; the limit is %lld MB.",
+			 errdetail("It takes %lld MB, delivered events included that cannot be removed yet; the limit is %lld MB.",
 					   (long long) size_seen / (1024 * 1024),
 					   (long long) limit_seen / (1024 * 1024)),
 			 errhint("See outbox.status for what delivery waits for, or raise pg_outbox.max_backlog.")));

@@ -3,9 +3,10 @@
  * segment.c
  *	  The event log's tables: writing a row, and emptying by rotation.
  *
- * The log is OUTBOX_LOG_SEGMENTS tables used in turn.  Rows are inserted, read
- * and never touched again; a segment whose events have all been settled is
- * emptied as a whole, so that the log never needs a vacuum.
+ * The log is OUTBOX_LOG_SEGMENTS tables used in turn, but for those that are
+ * not empty when their turn comes: one transaction left open holds one of them.
+ * Rows are inserted, read and never touched again; a segment whose events have
+ * all been settled is emptied as a whole, so that the log never needs a vacuum.
  *
  * Locks.  A writer holds RowExclusiveLock on the segment it writes to until
  * its transaction ends.  Trimming takes AccessExclusiveLock only if that is

@@ -78,5 +78,28 @@ $node->safe_psql('old', "SELECT outbox.resume('relay')");
 topic_wait($broker, 'old', 2);
 is(join(' ', map { $_->{value} } topic_read($broker, 'old')), 'first second', 'the old event is sent');
 
+# ---------------------------------------------------------------------------
+# A segment that is held
+# ---------------------------------------------------------------------------
+
+outbox_install($node, 'held', $broker);
+$node->append_conf('postgresql.conf', "pg_outbox.segment_size = '1MB'\n");
+$node->reload;
+$node->safe_psql('held', "BEGIN; SELECT outbox.emit('held', 'k', 'prepared'); PREPARE TRANSACTION 'holder'");
+my $sent = 0;
+for my $i (1 .. 4)
+{
+	$node->safe_psql('held', "SELECT outbox.emit('held', 'k', repeat('x', 500)) FROM generate_series(1, 4000)");
+	$sent += 4000;
+	is_soon($node, 'held', 'SELECT settled_events FROM outbox.stat_servers', $sent, "settled ($i)");
+	is_soon($node, 'held', "SELECT rotations >= $i FROM outbox.stat_log", 't', "writers go on in an empty segment ($i)");
+}
+is($node->safe_psql('held', 'SELECT held_by FROM outbox.stat_log'), 'prepared transaction "holder"', 'who holds one is told');
+is($node->safe_psql('held', q(SELECT waiting_for FROM outbox.status WHERE kind = 'log')), 'prepared transaction "holder"', 'by status as well');
+is_soon($node, 'held', "SELECT sum(pg_relation_size('outbox._log_' || n)) < 8 * 1024 * 1024 FROM generate_series(0, 2) n", 't', 'the log does not grow');
+$node->safe_psql('held', "COMMIT PREPARED 'holder'");
+is_soon($node, 'held', 'SELECT settled_events FROM outbox.stat_servers', $sent + 1, 'what was prepared is sent');
+is_soon($node, 'held', 'SELECT held_by IS NULL AND bytes < 4 * 1024 * 1024 FROM outbox.stat_log', 't', 'and the segment emptied');
+
 $node->stop('fast');
 done_testing();
