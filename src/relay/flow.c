@@ -294,6 +294,8 @@ poll_deliveries(RelayFlow *flow, bool *progress)
 		RelayEntry *entry;
 
 		*progress = true;
+		if (delivery.fault == OUTBOX_KAFKA_OK)
+			flow->producer_retry_ms = 0;	/* what failed before is over */
 		if (delivery.fault == OUTBOX_KAFKA_FAULT_CLUSTER)
 		{
 			producer_failed(flow, delivery.error ? delivery.error : "fatal error");

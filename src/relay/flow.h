@@ -150,7 +150,7 @@ typedef struct RelayFlow
 	OutboxProducer *producer;	/* NULL: to be made at producer_retry */
 	bool		producer_broken;	/* it takes nothing more: make another */
 	TimestampTz producer_retry;
-	int			producer_retry_ms;
+	int			producer_retry_ms;	/* back-off; 0: none since a delivery */
 	TimestampTz restart_by;		/* settings changed: producer ends by then; 0:
 								 * no */
 	char	   *waiting_for;	/* for status, NULL: nothing */
