@@ -455,25 +455,34 @@ worker_attach(void)
 
 /*
  * The database's own settings (ALTER DATABASE ... SET) apply to a worker as
- * to any session; these would break it.
+ * to any session; these would break it: by taking its rights, by ending its
+ * transactions, or by giving its statements another meaning.  Not every
+ * version of PostgreSQL has all of them.
  */
 static void
 pin_settings(void)
 {
 	static const char *const settings[][2] = {
-		{"search_path", "pg_catalog, pg_temp"},
+		{"role", "none"},
+		{"restrict_nonsystem_relation_kind", ""},
+		{"row_security", "off"},
 		{"statement_timeout", "0"},
 		{"lock_timeout", "0"},
+		{"transaction_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
+		{"search_path", "pg_catalog, pg_temp"},
 		{"session_replication_role", "origin"},
-		{"row_security", "off"},
+		{"standard_conforming_strings", "on"},
+		{"transform_null_equals", "off"},
+		{"array_nulls", "on"},
 	};
 
 	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+		if (GetConfigOption(settings[i][0], true, false) != NULL)
+			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("application_name", MyBgworkerEntry->bgw_type,
 					PGC_USERSET, PGC_S_OVERRIDE);
 }
