@@ -221,6 +221,7 @@ extern RelayTopic *outbox_topic_get(RelayFlow *flow, const char *name, int len);
 extern void outbox_topic_stop(RelayTopic *topic, const char *reason);
 extern void outbox_topic_reset(RelayTopic *topic);
 extern bool outbox_topic_run(RelayTopic *topic);
+extern bool outbox_topics_may_run(RelayFlow *flow);
 extern void outbox_topic_delivery(RelayTopic *topic, const OutboxDelivery *delivery);
 extern bool outbox_topic_parks(const RelayTopic *topic);
 extern void outbox_topic_park(RelayTopic *topic, int64 stamp, const OutboxEvent *ev);

@@ -349,7 +349,10 @@ run_flows(void)
 
 		progress |= outbox_flow_run(flow);
 		if (outbox_flow_settle_due(flow))
+		{
 			outbox_flow_settle(flow);
+			progress |= outbox_topics_may_run(flow);
+		}
 		if (outbox_stat_due(flow))
 			outbox_stat_store(flow);
 	}

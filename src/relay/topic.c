@@ -309,7 +309,8 @@ drain_read(RelayTopic *topic)
 }
 
 /*
- * Read and send the next page.  Returns how many were read.
+ * Read and send the next page.  Returns how many were read; how many of them
+ * went to the producer is topic->ndrain_ids.
  */
 static int
 drain_send(RelayTopic *topic)
@@ -319,7 +320,6 @@ drain_send(RelayTopic *topic)
 	(void) topic_stream(topic);
 	if (topic->drain_ids == NULL)
 		topic->drain_ids = MemoryContextAlloc(TopMemoryContext, sizeof(int64) * DRAIN_PAGE);
-	topic->ndrain_ids = 0;
 	outbox_sql_begin();
 	drain_read(topic);
 	if (SPI_processed == 0 && topic->drained_stamp != 0)
@@ -466,11 +466,14 @@ drain_due(const RelayTopic *topic)
 }
 
 /*
- * One turn of a topic that is not live.  True if something was done.
+ * One turn of a topic that is not live.  True if there may be more to do at
+ * once: not if it waits for room in the producer, or for a settlement to park
+ * what is in the ring; those wake the relay.
  */
 bool
 outbox_topic_run(RelayTopic *topic)
 {
+	TopicState	before = topic->state;
 	int			nread = 0;
 
 	if (!drain_due(topic))
@@ -490,13 +493,32 @@ outbox_topic_run(RelayTopic *topic)
 	}
 	else if (topic->drain_id != 0)
 		drain_page_done(topic);
+	topic->ndrain_ids = 0;
 	if (topic->state != TOPIC_STOPPED)
 		nread = drain_send(topic);
 	CommitTransactionCommand();
 
 	if (topic->state != TOPIC_STOPPED && nread == 0 && topic->to_park == 0)
 		topic_go_live(topic);
-	return true;
+	return topic->ndrain_ids > 0 || topic->state != before;
+}
+
+/*
+ * Is there a topic that may have waited for what has been settled now?
+ */
+bool
+outbox_topics_may_run(RelayFlow *flow)
+{
+	ListCell   *lc;
+
+	foreach(lc, flow->topic_list)
+	{
+		RelayTopic *topic = lfirst(lc);
+
+		if (topic->state != TOPIC_STOPPED && drain_due(topic))
+			return true;
+	}
+	return false;
 }
 
 /*

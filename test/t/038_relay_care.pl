@@ -51,6 +51,28 @@ is(values_in('settings'), 'v', 'no setting of its database stops the relay');
 is($node->safe_psql('postgres', "SELECT usename FROM pg_stat_activity WHERE $relay 'settings'"), 'postgres', 'it has no role but its own');
 
 # ---------------------------------------------------------------------------
+# A topic that waits for another one's settlement
+# ---------------------------------------------------------------------------
+
+emit('calm', 'loud', 1);
+topic_wait($broker, 'loud', 1);
+$node->safe_psql('calm', "SELECT outbox.pause_topic('calm')");
+emit('calm', 'calm', 3);
+is_soon($node, 'calm', "SELECT parked_events FROM outbox.stat_topics WHERE topic = 'calm'", '1', 'a topic is paused');
+$node->safe_psql('calm', "DELETE FROM outbox._parked");
+mock_control($broker, 'down', 'all');
+emit('calm', 'loud', 2);
+emit('calm', 'calm', 4);
+$node->safe_psql('calm', "SELECT outbox.resume_topic('calm')");
+is_soon($node, 'calm', "SELECT count(*) FROM pg_stat_activity WHERE $relay 'calm' AND state = 'idle'
+	AND state_change > (SELECT since + interval '2 s' FROM outbox.stat_topics WHERE topic = 'calm')", '1', 'the relay sleeps meanwhile');
+mock_control($broker, 'up', 'all');
+topic_wait($broker, 'loud', 2);
+topic_wait($broker, 'calm', 3);
+is(values_in('calm'), '1 2 4', 'and goes on with both');
+is_soon($node, 'calm', "SELECT state FROM outbox.stat_topics WHERE topic = 'calm'", 'live', 'the topic is live');
+
+# ---------------------------------------------------------------------------
 # Failures that are over
 # ---------------------------------------------------------------------------
 
