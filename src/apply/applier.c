@@ -75,13 +75,16 @@ is_current(OutboxFeed *feed, List *subs)
 {
 	OutboxSubscription *sub = find_subscription(subs, feed->sub->name);
 	Oid			serverid;
+	uint64		fingerprint;
 
 	if (feed->gone || sub == NULL || sub->generation != feed->sub->generation)
 		return false;
 	if (feed->cons == NULL)
 		return true;
 	serverid = outbox_server_oid(feed->sub->server, true);
-	return OidIsValid(serverid) && outbox_server_fingerprint(serverid) == feed->fingerprint;
+	return OidIsValid(serverid) &&
+		(!outbox_server_try_fingerprint(serverid, &fingerprint) ||
+		 fingerprint == feed->fingerprint);
 }
 
 static void

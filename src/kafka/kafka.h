@@ -237,6 +237,14 @@ extern bool outbox_server_topic_allowed(Oid serverid, const char *topic);
 extern uint64 outbox_server_fingerprint(Oid serverid);
 
 /*
+ * The same for whoever only wants to know whether it changed: false, and the
+ * error is forgotten, where it cannot be told now, as without the secrets file.
+ * That is no reason to give up a client that works; the next one that is made
+ * reports it.
+ */
+extern bool outbox_server_try_fingerprint(Oid serverid, uint64 *fingerprint);
+
+/*
  * Called by the validator, in the transaction that creates or alters a server
  * or a user mapping.  Whoever has to tell the workers sets it.
  */

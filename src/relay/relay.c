@@ -112,14 +112,8 @@ outbox_relay_discover(const char *server, int len)
 	pfree(name);
 }
 
-/*
- * What a producer is made from, as one string: if it differs, so may the
- * producer.
- */
 static const char *const servers_query =
-"SELECT s.srvname, s.oid, pg_catalog.md5(pg_catalog.concat_ws('|', s.srvowner, s.srvoptions,"
-"       (SELECT m.umoptions FROM pg_catalog.pg_user_mapping AS m WHERE m.umserver = s.oid"
-"        AND m.umuser IN (s.srvowner, 0) ORDER BY m.umuser DESC LIMIT 1)))"
+"SELECT s.srvname, s.oid, s.xmin"
 "  FROM pg_catalog.pg_foreign_server AS s JOIN pg_catalog.pg_foreign_data_wrapper AS w"
 "       ON w.oid = s.srvfdw WHERE w.fdwname = 'outbox_kafka'";
 
@@ -127,16 +121,22 @@ typedef struct ServerState
 {
 	char		server[NAMEDATALEN];	/* hash key */
 	Oid			serverid;
-	char		fingerprint[40];
+	TransactionId xmin;			/* of its row */
+	uint64		fingerprint;	/* of what a producer is made from */
 	uint32		seen;
 } ServerState;
 
 static HTAB *server_states = NULL;
 static uint32 server_round = 0;
 
+/*
+ * What a producer is made from may have changed; where that cannot be told, as
+ * without the secrets file, only an ALTER SERVER counts.
+ */
 static void
-server_found(const char *server, Oid serverid, const char *fingerprint)
+server_found(const char *server, Oid serverid, TransactionId xmin)
 {
+	uint64		fingerprint;
 	char		key[NAMEDATALEN] = {0};
 	ServerState *state;
 	bool		found;
@@ -144,8 +144,15 @@ server_found(const char *server, Oid serverid, const char *fingerprint)
 
 	strlcpy(key, server, NAMEDATALEN);
 	state = hash_search(server_states, key, HASH_ENTER, &found);
-	altered = found && strcmp(state->fingerprint, fingerprint) != 0;
-	strlcpy(state->fingerprint, fingerprint, sizeof(state->fingerprint));
+	if (outbox_server_try_fingerprint(serverid, &fingerprint))
+		altered = found && state->fingerprint != fingerprint;
+	else
+	{
+		altered = found && state->xmin != xmin;
+		fingerprint = found && !altered ? state->fingerprint : 0;
+	}
+	state->fingerprint = fingerprint;
+	state->xmin = xmin;
 	state->serverid = serverid;
 	state->seen = server_round;
 	outbox_flow_set_server(get_flow(server), serverid, altered);
@@ -207,7 +214,7 @@ servers_load(void)
 
 		server_found(SPI_getvalue(tup, desc, 1),
 					 DatumGetObjectId(SPI_getbinval(tup, desc, 2, &isnull)),
-					 SPI_getvalue(tup, desc, 3));
+					 DatumGetTransactionId(SPI_getbinval(tup, desc, 3, &isnull)));
 	}
 	outbox_sql_end();
 	servers_missing();

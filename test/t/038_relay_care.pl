@@ -51,6 +51,50 @@ is(values_in('settings'), 'v', 'no setting of its database stops the relay');
 is($node->safe_psql('postgres', "SELECT usename FROM pg_stat_activity WHERE $relay 'settings'"), 'postgres', 'it has no role but its own');
 
 # ---------------------------------------------------------------------------
+# A secrets file that changes
+# ---------------------------------------------------------------------------
+
+my $dir  = PostgreSQL::Test::Utils::tempdir();
+my $file = "$dir/secrets";
+
+sub secrets
+{
+	my ($text) = @_;
+	unlink $file;
+	append_to_file($file, $text);
+	chmod 0600, $file;
+	return;
+}
+
+# The producer's threads, which say whether it is still the same one.
+sub threads
+{
+	my $pid = worker_pid($node, 'secrets', 'relay');
+	return join ' ', sort grep { $_ ne $pid } map { m{(\d+)$} } glob "/proc/$pid/task/*";
+}
+
+secrets("sasl.username = one\n");
+outbox_install($node, 'secrets', $broker, 'secrets.file' => $file);
+emit('secrets', 'secrets', 1);
+topic_wait($broker, 'secrets', 1);
+my %before = map { $_ => 1 } split ' ', threads();
+ok(%before > 0, 'there is a producer');
+secrets("sasl.username = two\n");
+$node->reload;
+ok(wait_until(sub { my @now = split ' ', threads(); return @now > 0 && !grep { $before{$_} } @now }, 'other threads'),
+	'the relay notices that the file has other contents');
+emit('secrets', 'secrets', 2);
+topic_wait($broker, 'secrets', 2);
+$node->safe_psql('secrets', qq(CREATE SERVER other FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '$broker->{bootstrap}')));
+unlink $file;
+$node->reload;
+emit('secrets', 'secrets', 3);
+$node->safe_psql('secrets', "SELECT outbox.emit('secrets_other', 'k', 'v', server => 'other')");
+topic_wait($broker, 'secrets', 3);
+topic_wait($broker, 'secrets_other', 1);
+is(values_in('secrets') . ' ' . values_in('secrets_other'), '1 2 3 v', 'one that is gone stops no producer that works');
+
+# ---------------------------------------------------------------------------
 # A topic that waits for another one's settlement
 # ---------------------------------------------------------------------------
 
