@@ -12,6 +12,7 @@
 
 #include <signal.h>
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -138,6 +139,18 @@ outbox_shared_unlock(void)
 	LWLockRelease(outbox_shared->lock);
 }
 
+/*
+ * Like strlcpy(), but never leaves a part of a character at the end.
+ */
+void
+outbox_copy_clipped(char *dst, const char *src, Size size)
+{
+	int			len = pg_mbcliplen(src, strlen(src), size - 1);
+
+	memcpy(dst, src, len);
+	dst[len] = '\0';
+}
+
 /* ---------------- slots ---------------- */
 
 static const char *const state_names[] = {
@@ -200,7 +213,7 @@ outbox_slot_set_blocked(OutboxSlot *slot, const char *report,
 {
 	outbox_slot_set_state(slot, OUTBOX_SLOT_BLOCKED);
 	strlcpy(slot->report, report, sizeof(slot->report));
-	strlcpy(slot->waiting_for, waiting_for, sizeof(slot->waiting_for));
+	outbox_copy_clipped(slot->waiting_for, waiting_for, sizeof(slot->waiting_for));
 }
 
 /*
@@ -226,7 +239,7 @@ outbox_slot_fail(OutboxSlot *slot, TimestampTz now)
 void
 outbox_slot_set_error(OutboxSlot *slot, const char *message, TimestampTz now)
 {
-	strlcpy(slot->last_error, message, sizeof(slot->last_error));
+	outbox_copy_clipped(slot->last_error, message, sizeof(slot->last_error));
 	slot->last_error_at = now;
 }
 

@@ -140,6 +140,7 @@ typedef struct OutboxWorkerStart
 extern void outbox_shared_init(void);
 extern void outbox_shared_lock(void);
 extern void outbox_shared_unlock(void);
+extern void outbox_copy_clipped(char *dst, const char *src, Size size);
 
 extern void outbox_slot_set_state(OutboxSlot *slot, OutboxSlotState next);
 extern void outbox_slot_set_due(OutboxSlot *slot, TimestampTz when);

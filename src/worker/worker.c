@@ -310,17 +310,17 @@ outbox_worker_set_sleeping(bool sleeping)
 void
 outbox_worker_report(const char *state, const char *waiting_for)
 {
+	char		reason[OUTBOX_REASON_LEN];
+
 	if (my_slot == NULL)
 		return;
-	if (waiting_for == NULL)
-		waiting_for = "";
-	if (strcmp(my_slot->report, state) == 0 &&
-		strncmp(my_slot->waiting_for, waiting_for, OUTBOX_REASON_LEN - 1) == 0)
+	outbox_copy_clipped(reason, waiting_for ? waiting_for : "", sizeof(reason));
+	if (strcmp(my_slot->report, state) == 0 && strcmp(my_slot->waiting_for, reason) == 0)
 		return;
 
 	outbox_shared_lock();
 	strlcpy(my_slot->report, state, sizeof(my_slot->report));
-	strlcpy(my_slot->waiting_for, waiting_for, sizeof(my_slot->waiting_for));
+	strcpy(my_slot->waiting_for, reason);
 	outbox_shared_unlock();
 	ConditionVariableBroadcast(&outbox_shared->changed);
 }

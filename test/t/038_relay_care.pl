@@ -95,6 +95,22 @@ topic_wait($broker, 'secrets_other', 1);
 is(values_in('secrets') . ' ' . values_in('secrets_other'), '1 2 3 v', 'one that is gone stops no producer that works');
 
 # ---------------------------------------------------------------------------
+# Long reports
+# ---------------------------------------------------------------------------
+
+outbox_install($node, 'long', $broker);
+emit('long', 'long', 1);
+topic_wait($broker, 'long', 1);
+$node->safe_psql('long', q(ALTER SERVER kafka OPTIONS (ADD "secrets.file" '/none')));
+for my $name ('a', 'bb', 'ccc')
+{
+	$node->safe_psql('long', qq(DO \$\$ BEGIN EXECUTE format('ALTER SERVER kafka OPTIONS (SET "secrets.file" %L)', '/$name' || repeat(U&'\\20AC', 200)); END \$\$));
+	is_soon($node, 'long', "SELECT waiting_for ~ '/$name' AND last_error ~ '/$name' FROM outbox._workers() WHERE worker = 'relay'", 't', "$name is reported");
+	is($node->safe_psql('long', "SELECT convert_from(convert_to(waiting_for || last_error, 'LATIN9'), 'LATIN9') = waiting_for || last_error
+		FROM outbox._workers() WHERE worker = 'relay'"), 't', 'and cut between two characters');
+}
+
+# ---------------------------------------------------------------------------
 # A topic that waits for another one's settlement
 # ---------------------------------------------------------------------------
 
