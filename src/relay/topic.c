@@ -256,8 +256,10 @@ outbox_topics_load(RelayFlow *flow)
 			topic->changed = false;
 		}
 		else if (topic->state == TOPIC_PAUSED ||
-				 (first && strcmp(state, "stopped") == 0 && topic->state == TOPIC_LIVE))
+				 (strcmp(state, "stopped") == 0 && topic->state == TOPIC_LIVE &&
+				  (first || !topic->changed)))
 		{
+			/* the last: paused and resumed between two looks at the table */
 			topic->state = TOPIC_STOPPED;
 			topic->retry_at = 0;
 			topic_set_reason(topic, SPI_getvalue(tup, desc, 4));

@@ -111,6 +111,21 @@ for my $name ('a', 'bb', 'ccc')
 }
 
 # ---------------------------------------------------------------------------
+# Paused and resumed before the relay looked
+# ---------------------------------------------------------------------------
+
+outbox_install($node, 'calm', $broker);
+emit('calm', 'calm', 1);
+topic_wait($broker, 'calm', 1);
+for my $time ('first', 'second')
+{
+	$node->safe_psql('calm', "BEGIN; SELECT outbox.pause_topic('calm'); SELECT outbox.resume_topic('calm'); COMMIT");
+	is_soon($node, 'calm', "SELECT state, reason FROM outbox.stat_topics WHERE topic = 'calm'", 'live|', "a topic paused and resumed at once is live ($time time)");
+}
+emit('calm', 'calm', 2);
+topic_wait($broker, 'calm', 2);
+
+# ---------------------------------------------------------------------------
 # A topic that waits for another one's settlement
 # ---------------------------------------------------------------------------
 
