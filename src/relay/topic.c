@@ -525,7 +525,8 @@ outbox_topics_may_run(RelayFlow *flow)
 
 /*
  * When the next stopped topic is to be tried; 0: none waits.  One that waits
- * for the producer's reports is woken by them.
+ * for the producer's reports is woken by them, and without a producer there is
+ * none before it is made.
  */
 TimestampTz
 outbox_topics_next_retry(RelayFlow *flow)
@@ -533,11 +534,13 @@ outbox_topics_next_retry(RelayFlow *flow)
 	TimestampTz next = 0;
 	ListCell   *lc;
 
+	if (flow->producer == NULL || flow->restart_by != 0)
+		return 0;
 	foreach(lc, flow->topic_list)
 	{
 		RelayTopic *topic = lfirst(lc);
 
-		if (topic->state == TOPIC_STOPPED && OidIsValid(flow->serverid) &&
+		if (topic->state == TOPIC_STOPPED &&
 			topic->in_flight == 0 && topic->drain_in_flight == 0 &&
 			(next == 0 || topic->retry_at < next))
 			next = topic->retry_at;

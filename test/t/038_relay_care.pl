@@ -111,6 +111,34 @@ for my $name ('a', 'bb', 'ccc')
 }
 
 # ---------------------------------------------------------------------------
+# A topic that is due while there is no producer
+# ---------------------------------------------------------------------------
+
+sub switches
+{
+	my $pid = worker_pid($node, 'due', 'relay');
+	return slurp_file("/proc/$pid/status") =~ /^voluntary_ctxt_switches:\s+(\d+)/m ? $1 : die;
+}
+
+outbox_install($node, 'due', $broker);
+mock_control($broker, 'topic-error', 'due', 'UNKNOWN_TOPIC_OR_PART');
+emit('due', 'due', 1);
+is_soon($node, 'due', "SELECT state FROM outbox.stat_topics WHERE topic = 'due'", 'stopped', 'a topic is stopped');
+my $from = -s $node->logfile;
+mock_control($broker, 'errors', 'Produce', 'CLUSTER_AUTHORIZATION_FAILED', 1000);
+emit('due', 'other', 1);
+my $switches = switches();
+ok(wait_until(sub {
+	my @tries = slurp_file($node->logfile, $from) =~ /relay cannot publish to server "kafka" for now/g;
+	return @tries >= 7;
+}, 'seven attempts'), 'and its server refuses everything');
+cmp_ok(switches() - $switches, '<', 1000, 'the relay sleeps in between');
+mock_control($broker, 'clear', 'Produce');
+mock_control($broker, 'topic-error', 'due', 'NO_ERROR');
+topic_wait($broker, 'due', 1);
+is_soon($node, 'due', "SELECT state FROM outbox.stat_topics WHERE topic = 'due'", 'live', 'the topic goes on');
+
+# ---------------------------------------------------------------------------
 # Paused and resumed before the relay looked
 # ---------------------------------------------------------------------------
 
