@@ -92,6 +92,17 @@ CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
 	OPTIONS ("bootstrap.servers" '127.0.0.1:1', "queue.buffering.max.kbytes" '2147483647');
 CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
 	OPTIONS ("bootstrap.servers" '127.0.0.1:1', "queued.max.messages.kbytes" 'nan');
+-- numbers that we and the client would read differently
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
+	OPTIONS ("bootstrap.servers" '127.0.0.1:1', "batch.size" '0x10000');
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
+	OPTIONS ("bootstrap.servers" '127.0.0.1:1', "batch.size" '1e6');
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
+	OPTIONS ("bootstrap.servers" '127.0.0.1:1', "message.max.bytes" '010000');
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
+	OPTIONS ("bootstrap.servers" '127.0.0.1:1', "message.max.bytes" '10000.5');
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
+	OPTIONS ("bootstrap.servers" '127.0.0.1:1', "linger.ms" '1e1');
 CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
 	OPTIONS ("bootstrap.servers" '127.0.0.1:1', "socket.keepalive.enable" 'perhaps');
 CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka

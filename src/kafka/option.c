@@ -36,6 +36,7 @@
 #define SECRET	(OUTBOX_OPTION_MAPPING | OUTBOX_OPTION_SECRET)
 #define FILE_	(OUTBOX_OPTION_SERVER | OUTBOX_OPTION_FILE)
 #define OWN		OUTBOX_OPTION_OWN
+#define FRACTION OUTBOX_OPTION_FRACTION
 
 #define P	OUTBOX_SETTING_PRODUCER
 #define C	OUTBOX_SETTING_CONSUMER
@@ -103,7 +104,7 @@ static const OutboxOption options[] = {
 	{"batch.size", SERVER, P, 1, 16 * 1024 * 1024},
 	{"compression.type", SERVER, P},
 	{"compression.level", SERVER, P},
-	{"linger.ms", SERVER, P, 0, 1000},
+	{"linger.ms", SERVER | FRACTION, P, 0, 1000},
 	{"message.max.bytes", SERVER, B, 1000, 64 * 1024 * 1024},
 	{"queue.buffering.max.kbytes", SERVER, P, 1024, KB_PER_GB},
 	{"queue.buffering.max.messages", SERVER, P, 1000, 10000000},
@@ -457,16 +458,23 @@ topics_fault(const char *value)
 	return NULL;
 }
 
+/*
+ * librdkafka would also take hexadecimal and octal numbers, and of others what
+ * comes before a letter; we read some of them ourselves.  What all understand
+ * alike are decimal digits that begin with no zero.
+ */
 static const char *
 bounds_fault(const OutboxOption *opt, const char *value)
 {
+	bool		fraction = (opt->flags & OUTBOX_OPTION_FRACTION) != 0;
+	size_t		len = strlen(value);
 	char	   *end;
-	double		number;
+	double		number = strtod(value, &end);
 
-	errno = 0;
-	number = strtod(value, &end);
-	if (end == value || *end != '\0' || errno != 0)
-		return _("It must be a number.");
+	if (strspn(value, fraction ? "0123456789." : "0123456789") != len || *end != '\0' ||
+		(value[0] == '0' && isdigit((unsigned char) value[1])))
+		return fraction ? _("It must be a number, written in decimal digits.") :
+			_("It must be a whole number, written in decimal digits.");
 	if (!(number >= opt->min && number <= opt->max))
 		return psprintf(_("It must be between %lld and %lld."),
 						(long long) opt->min, (long long) opt->max);

@@ -18,6 +18,7 @@
 #define OUTBOX_OPTION_SECRET	0x04	/* its value is never shown */
 #define OUTBOX_OPTION_FILE		0x08	/* names a file: superusers only */
 #define OUTBOX_OPTION_OWN		0x10	/* ours, librdkafka does not know it */
+#define OUTBOX_OPTION_FRACTION	0x20	/* a number that need not be whole */
 
 #define OUTBOX_OPTION_TOPICS "topics"
 #define OUTBOX_OPTION_SECRETS_FILE "secrets.file"
