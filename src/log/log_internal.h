@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "storage/block.h"
 #include "utils/relcache.h"
 
 /* columns of outbox._log_N, from 0 */
@@ -22,6 +23,7 @@
 extern Oid	outbox_segment_table(int segment);
 extern Oid	outbox_segment_index(int segment);
 extern void outbox_table_empty(Relation rel);
+extern bool outbox_table_has_blocks(Oid relid, BlockNumber nblocks);
 
 /* backlog.c */
 extern void outbox_backlog_check(bool look_now);

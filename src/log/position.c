@@ -212,7 +212,8 @@ outbox_position_compact(void)
 
 	if (current_table < 0)
 		(void) newest_rows(&desc);
-	if (!ConditionalLockRelationOid(position_table(current_table), AccessExclusiveLock))
+	if (!outbox_table_has_blocks(position_table(current_table), POSITION_TABLE_BLOCKS) ||
+		!ConditionalLockRelationOid(position_table(current_table), AccessExclusiveLock))
 		return;
 	from = table_open(position_table(current_table), NoLock);
 	if (RelationGetNumberOfBlocks(from) < POSITION_TABLE_BLOCKS)

@@ -189,29 +189,58 @@ outbox_table_empty(Relation rel)
 	pgstat_count_truncate(rel);
 }
 
-OutboxTrimResult
-outbox_segment_trim(int segment, OutboxSnapshot *const *bases, int nbases)
+/*
+ * What would come of trimming; OUTBOX_TRIM_DONE: it can be emptied.
+ */
+static OutboxTrimResult
+segment_judge(int segment, Relation rel, OutboxSnapshot *const *bases, int nbases)
 {
-	Oid			relid = outbox_segment_table(segment);
-	Relation	rel;
-	OutboxTrimResult result;
+	OutboxTrimResult result = OUTBOX_TRIM_DONE;
 
-	if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
-		return OUTBOX_TRIM_BUSY;
-
-	rel = table_open(relid, NoLock);
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (segment_is_empty(rel))
 		result = OUTBOX_TRIM_EMPTY;
 	else if (!outbox_segment_settled(segment, bases, nbases))
 		result = OUTBOX_TRIM_NEEDED;
-	else
-	{
-		outbox_table_empty(rel);
-		result = OUTBOX_TRIM_DONE;
-	}
 	PopActiveSnapshot();
+	return result;
+}
+
+/*
+ * The strong lock takes a transaction id and a WAL record, and standbys replay
+ * it: it is not asked for before there is something to do.
+ */
+OutboxTrimResult
+outbox_segment_trim(int segment, OutboxSnapshot *const *bases, int nbases)
+{
+	Oid			relid = outbox_segment_table(segment);
+	Relation	rel = table_open(relid, AccessShareLock);
+	OutboxTrimResult result = segment_judge(segment, rel, bases, nbases);
+
+	table_close(rel, AccessShareLock);
+	if (result != OUTBOX_TRIM_DONE)
+		return result;
+	if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
+		return OUTBOX_TRIM_BUSY;
+
+	rel = table_open(relid, NoLock);
+	result = segment_judge(segment, rel, bases, nbases);
+	if (result == OUTBOX_TRIM_DONE)
+		outbox_table_empty(rel);
 	table_close(rel, NoLock);
+	return result;
+}
+
+/*
+ * Has the table at least so many blocks?
+ */
+bool
+outbox_table_has_blocks(Oid relid, BlockNumber nblocks)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	bool		result = RelationGetNumberOfBlocks(rel) >= nblocks;
+
+	table_close(rel, AccessShareLock);
 	return result;
 }
 
@@ -227,14 +256,10 @@ outbox_parked_trim(void)
 	TableScanDesc scan;
 	bool		empty;
 
-	if (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
+	if (!outbox_table_has_blocks(relid, PARKED_BLOCKS) ||
+		!ConditionalLockRelationOid(relid, AccessExclusiveLock))
 		return;
 	rel = table_open(relid, NoLock);
-	if (RelationGetNumberOfBlocks(rel) < PARKED_BLOCKS)
-	{
-		table_close(rel, AccessExclusiveLock);
-		return;
-	}
 	PushActiveSnapshot(GetLatestSnapshot());
 	scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	empty = heap_getnext(scan, ForwardScanDirection) == NULL;

@@ -136,6 +136,7 @@ typedef struct RelayBatch
 {
 	OutboxSnapshot *target;
 	uint64		end;			/* ring number after its last event */
+	bool		rows;			/* it holds rows of the log, perhaps others' */
 	bool		complete;		/* all of it is read */
 } RelayBatch;
 
@@ -188,7 +189,7 @@ typedef struct RelayFlow
 
 	/* settlement */
 	OutboxPosition position;	/* as stored, or to be stored */
-	bool		position_moved; /* by batches that held nothing for us */
+	bool		position_moved; /* by batches of others' events */
 	TimestampTz position_stored;
 	TimestampTz settled_at;		/* the settlement under way, or the last one */
 

@@ -216,6 +216,7 @@ batch_open(RelayFlow *flow)
 	refs_collect(flow, target);
 	batch = palloc0(sizeof(RelayBatch));
 	batch->target = target;
+	batch->rows = flow->refs->nrefs > 0;
 	flow->batches = lappend(flow->batches, batch);
 	MemoryContextSwitchTo(oldcontext);
 	return true;

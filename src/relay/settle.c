@@ -104,7 +104,10 @@ replace_snapshot(OutboxSnapshot **where, const OutboxSnapshot *snap)
 
 /*
  * Move the position to ring number "end".  Batches that lie before it are
- * done as a whole, also those that held nothing for this server.
+ * done as a whole, also those that held nothing for this server.  Having passed
+ * those is worth storing only if they held events of others, which would count
+ * as our backlog: what is stored is a transaction, and makes another moment to
+ * be passed.
  */
 static void
 position_move(RelayFlow *flow, uint64 end)
@@ -127,6 +130,7 @@ position_move(RelayFlow *flow, uint64 end)
 		replace_snapshot(&pos->target, NULL);
 		pos->stamp = pos->id = 0;
 		batch_start = batch->end;
+		flow->position_moved |= batch->rows;
 		flow->batches = list_delete_first(flow->batches);
 		pfree(batch->target);
 		pfree(batch);
@@ -174,10 +178,7 @@ outbox_flow_settle_due(RelayFlow *flow)
 	ListCell   *lc;
 
 	if (only_batches_ended(flow))
-	{
 		position_move(flow, flow->head);
-		flow->position_moved = true;
-	}
 	foreach(lc, flow->topic_list)
 		if (((RelayTopic *) lfirst(lc))->changed)
 		return true;

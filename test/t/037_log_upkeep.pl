@@ -101,5 +101,45 @@ $node->safe_psql('held', "COMMIT PREPARED 'holder'");
 is_soon($node, 'held', 'SELECT settled_events FROM outbox.stat_servers', $sent + 1, 'what was prepared is sent');
 is_soon($node, 'held', 'SELECT held_by IS NULL AND bytes < 4 * 1024 * 1024 FROM outbox.stat_log', 't', 'and the segment emptied');
 
+# ---------------------------------------------------------------------------
+# A relay that has nothing to do
+# ---------------------------------------------------------------------------
+
+# Nothing but what PostgreSQL writes of itself, for as long as the relay needs
+# to look twice at everything it looks at.
+my $idle = outbox_node('idle', conf => 'autovacuum = off');
+outbox_install($idle, 'idle', $broker);
+$idle->safe_psql('idle', "SELECT outbox.emit('idle', 'k', 'v')");
+topic_wait($broker, 'idle', 1);
+is_soon($idle, 'idle', 'SELECT settled_events FROM outbox.stat_servers', '1', 'settled');
+
+sub turns_and_xid
+{
+	return split /\|/, $idle->safe_psql('idle', <<'END');
+SELECT extract(epoch FROM state_change), pg_snapshot_xmax(pg_current_snapshot()), pg_current_wal_insert_lsn()
+FROM pg_stat_activity WHERE backend_type = 'pg_outbox relay'
+END
+}
+
+sub records_between
+{
+	my ($from, $to) = @_;
+	return 0 if $from eq $to;
+	my ($stdout, $stderr) = run_command([ 'pg_waldump', '-p', $idle->data_dir . '/pg_wal', '-s', $from, '-e', $to ]);
+	return scalar grep { !/rmgr: (?:Standby|XLOG) / || /desc: LOCK/ } split /\n/, $stdout;
+}
+
+my ($turn, $xid, $lsn) = turns_and_xid();
+ok(wait_until(sub {
+		my ($turn_now, $xid_now, $lsn_now) = turns_and_xid();
+		if ($xid_now == $xid && records_between($lsn, $lsn_now) == 0)
+		{
+			return $turn_now - $turn > 12;
+		}
+		($turn, $xid, $lsn) = ($turn_now, $xid_now, $lsn_now);
+		return 0;
+	}, 'twelve quiet seconds', 90), 'an idle relay takes no transaction id and writes no WAL');
+$idle->stop('fast');
+
 $node->stop('fast');
 done_testing();
