@@ -94,20 +94,19 @@ static int	event_buffer_kb = 1024;
 static void
 pending_begin(void)
 {
-	MemoryContext oldcontext;
+	MemoryContext context;
 
 	outbox_backlog_check(false);
-	pending.context = AllocSetContextCreate(TopTransactionContext,
-											"pg_outbox pending events",
-											ALLOCSET_DEFAULT_SIZES);
-	oldcontext = MemoryContextSwitchTo(pending.context);
+	context = AllocSetContextCreate(TopTransactionContext,
+									"pg_outbox pending events",
+									ALLOCSET_DEFAULT_SIZES);
 	pending.maxchunks = 8;
-	pending.chunks = palloc(sizeof(Chunk) * pending.maxchunks);
+	pending.chunks = MemoryContextAlloc(context, sizeof(Chunk) * pending.maxchunks);
 	pending.maxmarks = 8;
-	pending.marks = palloc(sizeof(Mark) * pending.maxmarks);
-	MemoryContextSwitchTo(oldcontext);
+	pending.marks = MemoryContextAlloc(context, sizeof(Mark) * pending.maxmarks);
 	pending.segment = -1;
 	pending.stampid = outbox_stamp_sequence();
+	pending.context = context;	/* from here on it is complete */
 }
 
 static Chunk *
@@ -116,6 +115,10 @@ last_chunk(void)
 	return pending.nchunks > 0 ? &pending.chunks[pending.nchunks - 1] : NULL;
 }
 
+/*
+ * A chunk counts only when it is complete: memory may run out on the way, and
+ * the abort of a subtransaction then frees what there is.
+ */
 static Chunk *
 new_chunk(const OutboxEvent *ev)
 {
@@ -123,20 +126,22 @@ new_chunk(const OutboxEvent *ev)
 
 	if (pending.nchunks == pending.maxchunks)
 	{
-		pending.maxchunks *= 2;
 		pending.chunks = repalloc_huge(pending.chunks,
-									   sizeof(Chunk) * pending.maxchunks);
+									   sizeof(Chunk) * pending.maxchunks * 2);
+		pending.maxchunks *= 2;
 	}
-	chunk = &pending.chunks[pending.nchunks++];
+	chunk = &pending.chunks[pending.nchunks];
 	memset(chunk, 0, sizeof(*chunk));
 	chunk->id = ev->id;
 	chunk->time_ms = ev->time_ms;
 	chunk->cur.id = ev->id;
 	chunk->cur.time_ms = ev->time_ms;
+	OUTBOX_FAULT("log.new_chunk");
 	initStringInfo(&chunk->body);
 	/* a transaction that fills one chunk will fill this one too */
-	if (pending.nchunks > 1)
+	if (pending.nchunks > 0)
 		enlargeStringInfo(&chunk->body, CHUNK_BYTES);
+	pending.nchunks++;
 	return chunk;
 }
 
@@ -157,8 +162,8 @@ mark_subtransaction(void)
 
 	if (pending.nmarks == pending.maxmarks)
 	{
+		pending.marks = repalloc(pending.marks, sizeof(Mark) * pending.maxmarks * 2);
 		pending.maxmarks *= 2;
-		pending.marks = repalloc(pending.marks, sizeof(Mark) * pending.maxmarks);
 	}
 	mark = &pending.marks[pending.nmarks++];
 	memset(mark, 0, sizeof(*mark));

@@ -102,6 +102,25 @@ is_soon($node, 'held', 'SELECT settled_events FROM outbox.stat_servers', $sent +
 is_soon($node, 'held', 'SELECT held_by IS NULL AND bytes < 4 * 1024 * 1024 FROM outbox.stat_log', 't', 'and the segment emptied');
 
 # ---------------------------------------------------------------------------
+# Memory that runs out while an event is recorded
+# ---------------------------------------------------------------------------
+
+outbox_install($node, 'memory', $broker);
+my ($rc, $out, $err) = $node->psql('memory', <<'END', on_error_stop => 0);
+BEGIN;
+SELECT outbox.emit('memory', 'k', 'one');
+SAVEPOINT a;
+SET LOCAL pg_outbox.fault = 'log.new_chunk=error';
+SELECT outbox.emit('memory', 'k', repeat('x', 8000));
+ROLLBACK TO a;
+SELECT outbox.emit('memory', 'k', 'two');
+COMMIT;
+END
+like($err, qr/fault point "log.new_chunk" was hit/, 'a chunk could not be made');
+topic_wait($broker, 'memory', 2);
+is(join(' ', map { $_->{value} } topic_read($broker, 'memory')), 'one two', 'the rest of the transaction is sound');
+
+# ---------------------------------------------------------------------------
 # A relay that has nothing to do
 # ---------------------------------------------------------------------------
 
