@@ -17,6 +17,7 @@
 #include "log/log.h"
 
 #include "access/heapam.h"
+#include "access/heaptoast.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -69,6 +70,16 @@ position_int64(HeapTuple tup, TupleDesc desc, int column)
 }
 
 /*
+ * A copy that outlives the table's contents: a large snapshot may lie in its
+ * TOAST table.
+ */
+static HeapTuple
+copy_row(HeapTuple tup, TupleDesc desc)
+{
+	return HeapTupleHasExternal(tup) ? toast_flatten_tuple(tup, desc) : heap_copytuple(tup);
+}
+
+/*
  * Newest row of each server, of both tables: a list of copied tuples.  Also
  * learns which table is in use.
  */
@@ -98,11 +109,11 @@ newest_rows(TupleDesc *desc)
 				if (strcmp(position_server(other, *desc), server) != 0)
 					continue;
 				if (position_int64(other, *desc, POS_SEQ) < seq)
-					lfirst(lc) = heap_copytuple(tup);
+					lfirst(lc) = copy_row(tup, *desc);
 				break;
 			}
 			if (lc == NULL)
-				rows = lappend(rows, heap_copytuple(tup));
+				rows = lappend(rows, copy_row(tup, *desc));
 			if (seq > newest)
 			{
 				newest = seq;
@@ -216,11 +227,6 @@ outbox_position_compact(void)
 		!ConditionalLockRelationOid(position_table(current_table), AccessExclusiveLock))
 		return;
 	from = table_open(position_table(current_table), NoLock);
-	if (RelationGetNumberOfBlocks(from) < POSITION_TABLE_BLOCKS)
-	{
-		table_close(from, AccessExclusiveLock);
-		return;
-	}
 	if (!ConditionalLockRelationOid(position_table(1 - current_table), AccessExclusiveLock))
 	{
 		table_close(from, AccessExclusiveLock);
@@ -233,7 +239,7 @@ outbox_position_compact(void)
 		heap_insert(to, lfirst(lc), GetCurrentCommandId(true),
 					HEAP_INSERT_NO_LOGICAL, NULL);
 	outbox_table_empty(from);
-	current_table = 1 - current_table;
+	current_table = -1;			/* to be learned again, also if this is undone */
 	table_close(to, NoLock);
 	table_close(from, NoLock);
 }
