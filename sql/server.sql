@@ -183,6 +183,12 @@ CREATE SERVER mine FOREIGN DATA WRAPPER outbox_kafka
 CREATE SERVER mine FOREIGN DATA WRAPPER outbox_kafka
 	OPTIONS ("bootstrap.servers" '127.0.0.1:1', "secrets.file" '/etc/passwd');
 CREATE SERVER mine FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '127.0.0.1:1');
+-- nobody else turns the operating system user's ticket to brokers of his own
+ALTER SERVER mine OPTIONS (ADD "security.protocol" 'SASL_plaintext');
+SELECT * FROM outbox.server_check('mine');
+ALTER SERVER mine OPTIONS (ADD "sasl.mechanism" 'GSSAPI');
+SELECT * FROM outbox.server_check('mine');
+ALTER SERVER mine OPTIONS (DROP "sasl.mechanism", DROP "security.protocol");
 RESET ROLE;
 -- what a superuser has set stays out of its owner's hands
 ALTER SERVER mine OPTIONS (ADD "secrets.file" '/nonexistent/secrets');

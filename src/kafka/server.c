@@ -21,6 +21,7 @@
 #include "common/hashfn.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
+#include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -220,6 +221,38 @@ put_secret(void *arg, const char *name, const char *value)
 	settings_put((OutboxServerSettings *) arg, name, value);
 }
 
+static const char *
+settings_value(const OutboxServerSettings *settings, const char *name)
+{
+	for (int i = 0; i < settings->nitems; i++)
+		if (strcmp(settings->items[i].name, name) == 0)
+			return settings->items[i].value;
+	return NULL;
+}
+
+/*
+ * With Kerberos, which is the default mechanism, the client shows the brokers
+ * whatever ticket or keytab the operating system user has.  Those are not for
+ * everybody who may create a server, whose brokers could pass them on.
+ */
+static void
+check_kerberos(const OutboxServerSettings *settings, Oid owner)
+{
+	const char *protocol = settings_value(settings, "security.protocol");
+	const char *mechanism = settings_value(settings, "sasl.mechanism");
+
+	if (protocol == NULL || pg_strncasecmp(protocol, "sasl_", 5) != 0 ||
+		(mechanism != NULL && pg_strcasecmp(mechanism, "GSSAPI") != 0) ||
+		superuser_arg(owner))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("Kafka server \"%s\" may not use SASL mechanism GSSAPI",
+					settings->server),
+			 errdetail("It would authenticate as the server's operating system user, for which it has to be owned by a superuser."),
+			 errhint("Set \"sasl.mechanism\", which is GSSAPI by default, to another one.")));
+}
+
 void
 outbox_server_settings(Oid serverid, OutboxServerSettings *settings)
 {
@@ -245,6 +278,7 @@ outbox_server_settings(Oid serverid, OutboxServerSettings *settings)
 		if (strcmp(def->defname, OUTBOX_OPTION_SECRETS_FILE) == 0)
 			outbox_secrets_read(defGetString(def), put_secret, settings);
 	}
+	check_kerberos(settings, server->owner);
 }
 
 uint64
