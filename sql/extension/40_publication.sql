@@ -53,6 +53,14 @@ CREATE FUNCTION outbox._objects_dropped() RETURNS event_trigger
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_objects_dropped';
 COMMENT ON FUNCTION outbox._objects_dropped() IS 'publications go with their table; what they need of it is not dropped';
+CREATE FUNCTION outbox._server_altering() RETURNS event_trigger
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_server_altering';
+COMMENT ON FUNCTION outbox._server_altering() IS 'a Kafka server that was used is not renamed';
+CREATE EVENT TRIGGER outbox_server_altering ON ddl_command_start
+	WHEN TAG IN ('ALTER SERVER')
+	EXECUTE FUNCTION outbox._server_altering();
+COMMENT ON EVENT TRIGGER outbox_server_altering IS 'pg_outbox: a Kafka server that was used keeps its name';
 CREATE EVENT TRIGGER outbox_table_altered ON ddl_command_end
 	WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TABLE')
 	EXECUTE FUNCTION outbox._table_altered();

@@ -15,6 +15,7 @@
  *	 here; the view publications shows it.)
  *	 Whoever turned pg_outbox.capture off may do it all the same: to restore
  *	 a dump over an existing database, for one.
+ * - A Kafka server that was used keeps its name.
  *
  * Only what is lost is refused.  While a dump is restored publications exist
  * before the indexes and triggers that they need.
@@ -31,6 +32,7 @@
 #include "commands/event_trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "foreign/foreign.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
@@ -42,9 +44,11 @@
 #include "capture/copy.h"
 #include "capture/filter.h"
 #include "common/catalog.h"
+#include "kafka/kafka.h"
 
 PG_FUNCTION_INFO_V1(outbox_table_altered);
 PG_FUNCTION_INFO_V1(outbox_objects_dropped);
+PG_FUNCTION_INFO_V1(outbox_server_altering);
 
 /* A publication, as far as its table's columns are concerned. */
 typedef struct Followed
@@ -544,5 +548,59 @@ outbox_objects_dropped(PG_FUNCTION_ARGS)
 	}
 	outbox_owner_leave(&scope);
 	SPI_finish();
+	PG_RETURN_NULL();
+}
+
+/*
+ * Does anything in our tables go by the server's name?
+ */
+static bool
+server_name_used(const char *name)
+{
+	OutboxOwnerScope scope;
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+	bool		used;
+
+	values[0] = CStringGetTextDatum(name);
+	SPI_connect();
+	outbox_owner_enter(&scope);
+	if (SPI_execute_with_args("SELECT FROM outbox._publication WHERE server = $1"
+							  " UNION ALL SELECT FROM outbox._stream WHERE server = $1"
+							  " UNION ALL SELECT FROM outbox._subscription WHERE server = $1"
+							  " UNION ALL SELECT FROM outbox._positions() AS p WHERE p.server = $1 AND p.events > 0"
+							  " UNION ALL SELECT FROM outbox._events() AS e WHERE e.server = $1"
+							  " LIMIT 1", 1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read where server \"%s\" is used", name);
+	used = SPI_processed > 0;
+	outbox_owner_leave(&scope);
+	SPI_finish();
+	return used;
+}
+
+/*
+ * Before ALTER SERVER.  Events in the log name their server, and cannot be
+ * changed; so do positions, letters and streams: under another name all of
+ * them would wait for a server that does not exist.
+ */
+Datum
+outbox_server_altering(PG_FUNCTION_ARGS)
+{
+	RenameStmt *stmt;
+	ForeignServer *server;
+
+	check_called(fcinfo);
+	stmt = (RenameStmt *) ((EventTriggerData *) fcinfo->context)->parsetree;
+	if (!IsA(stmt, RenameStmt) || stmt->renameType != OBJECT_FOREIGN_SERVER)
+		PG_RETURN_NULL();
+	server = GetForeignServerByName(strVal(stmt->object), true);
+	if (server != NULL &&
+		strcmp(GetForeignDataWrapper(server->fdwid)->fdwname, OUTBOX_KAFKA_WRAPPER) == 0 &&
+		server_name_used(server->servername))
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot rename Kafka server \"%s\" because events refer to it by name",
+						server->servername),
+				 errhint("Publications and subscriptions can be given another server; brokers are changed with ALTER SERVER ... OPTIONS.")));
 	PG_RETURN_NULL();
 }

@@ -176,6 +176,23 @@ is(values_in('calm'), '1 2 4', 'and goes on with both');
 is_soon($node, 'calm', "SELECT state FROM outbox.stat_topics WHERE topic = 'calm'", 'live', 'the topic is live');
 
 # ---------------------------------------------------------------------------
+# A server's name
+# ---------------------------------------------------------------------------
+
+my ($rc, $out, $err) = $node->psql('calm', 'ALTER SERVER kafka RENAME TO other');
+like($err, qr/cannot rename Kafka server "kafka" because events refer to it by name/, 'a server that was used is not renamed');
+$node->safe_psql('calm', <<"END");
+CREATE SERVER fresh FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '$broker->{bootstrap}');
+ALTER SERVER fresh RENAME TO other;
+ALTER SERVER other OPTIONS (ADD "client.id" 'x');
+ALTER SERVER other RENAME TO fresh;
+CREATE FOREIGN DATA WRAPPER foreign_wrapper;
+CREATE SERVER elsewhere FOREIGN DATA WRAPPER foreign_wrapper;
+ALTER SERVER elsewhere RENAME TO elsewhere_2;
+END
+is($node->safe_psql('calm', 'SELECT string_agg(srvname, q ORDER BY srvname) FROM pg_foreign_server, (VALUES (chr(32))) v (q)'), 'elsewhere_2 fresh kafka', 'others are');
+
+# ---------------------------------------------------------------------------
 # Failures that are over
 # ---------------------------------------------------------------------------
 
