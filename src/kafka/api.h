@@ -71,6 +71,7 @@ typedef struct OutboxKafkaApi
 	bool		(*producer_connected) (OutboxProducer *prod, const char **reason);
 	const char *(*producer_error) (OutboxProducer *prod);
 	void		(*producer_forget_topic) (OutboxProducer *prod, const char *topic);
+	void		(*producer_refresh_topic) (OutboxProducer *prod, const char *topic);
 	void		(*producer_close) (OutboxProducer *prod, int timeout_ms);
 
 	OutboxConsumer *(*consumer_create) (const OutboxServerSettings *settings,

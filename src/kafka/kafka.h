@@ -105,6 +105,12 @@ extern const char *outbox_producer_error(OutboxProducer *prod);
 extern void outbox_producer_forget_topic(OutboxProducer *prod, const char *topic);
 
 /*
+ * Take that look now, before a transaction begins: it waits for the brokers'
+ * answer, 100 ms at most, and at most once a second.
+ */
+extern void outbox_producer_refresh_topic(OutboxProducer *prod, const char *topic);
+
+/*
  * End the producer: purge what is queued, wait at most timeout_ms for what is
  * on the wire.  For a worker that goes on; one that exits just leaves.
  */

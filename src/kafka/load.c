@@ -122,6 +122,12 @@ outbox_producer_forget_topic(OutboxProducer *prod, const char *topic)
 }
 
 void
+outbox_producer_refresh_topic(OutboxProducer *prod, const char *topic)
+{
+	loaded_api->producer_refresh_topic(prod, topic);
+}
+
+void
 outbox_producer_close(OutboxProducer *prod, int timeout_ms)
 {
 	loaded_api->producer_close(prod, timeout_ms);

@@ -480,6 +480,7 @@ outbox_topic_run(RelayTopic *topic)
 
 	if (!drain_due(topic))
 		return false;
+	outbox_producer_refresh_topic(topic->flow->producer, topic->name);
 
 	StartTransactionCommand();
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,

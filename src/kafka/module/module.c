@@ -37,6 +37,7 @@ static const OutboxKafkaApi api = {
 	.producer_connected = producer_connected,
 	.producer_error = producer_error,
 	.producer_forget_topic = producer_forget_topic,
+	.producer_refresh_topic = producer_refresh_topic,
 	.producer_close = producer_close,
 
 	.consumer_create = consumer_create,

@@ -315,6 +315,18 @@ producer_forget_topic(OutboxProducer *prod, const char *name)
 		topic->faulty = true;
 }
 
+/*
+ * What the next send would do, so that it need not wait.
+ */
+void
+producer_refresh_topic(OutboxProducer *prod, const char *name)
+{
+	TopicEntry *topic = topic_find(prod, name);
+
+	if (topic != NULL && topic->faulty)
+		topic_refresh(prod, topic);
+}
+
 /* ---------------- sending ---------------- */
 
 static rd_kafka_headers_t *
