@@ -207,16 +207,16 @@ scan_if_due(void)
 }
 
 static void
-report_full(void)
+report_full(bool full)
 {
-	if (outbox_shared->full && !full_logged)
+	if (full && !full_logged)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("more than %d databases have pg_outbox workers",
 						outbox_shared->ndatabases),
 				 errdetail("In the other databases nothing is published or applied."),
 				 errhint("Raise pg_outbox.max_databases and restart the server.")));
-	full_logged = outbox_shared->full;
+	full_logged = full;
 }
 
 /*
@@ -227,6 +227,7 @@ static void
 feed_probes(void)
 {
 	int			running = 0;
+	bool		full;
 
 	outbox_shared_lock();
 	for (int i = 0; i < outbox_shared->ndatabases; i++)
@@ -247,8 +248,9 @@ feed_probes(void)
 		outbox_slot_set_due(&db->slots[OUTBOX_SLOT_PROBE], GetCurrentTimestamp());
 		running++;
 	}
+	full = outbox_shared->full;
 	outbox_shared_unlock();
-	report_full();
+	report_full(full);
 }
 
 /*
@@ -455,7 +457,9 @@ static void
 launcher_detach(int code, Datum arg)
 {
 	pg_atomic_write_u64(&outbox_shared->launcher_latch, 0);
+	outbox_shared_lock();
 	outbox_shared->launcher_pid = 0;
+	outbox_shared_unlock();
 }
 
 /*
@@ -493,6 +497,7 @@ launcher_round(void)
 {
 	OutboxWorkerStart start;
 	TimestampTz next;
+	bool		rescan;
 
 	notice_failed_starts();
 	scan_if_due();
@@ -502,7 +507,10 @@ launcher_round(void)
 	while (next_due(&start, &next))
 		start_process(&start);
 	report_shortage();
-	return outbox_shared->rescan ? GetCurrentTimestamp() : next;
+	outbox_shared_lock();
+	rescan = outbox_shared->rescan;
+	outbox_shared_unlock();
+	return rescan ? GetCurrentTimestamp() : next;
 }
 
 static void

@@ -194,7 +194,9 @@ tell_after_locks(ResourceReleasePhase phase, bool isCommit, bool isTopLevel, voi
 		outbox_worker_poke_now();
 	if (rescan_due && outbox_shared != NULL)
 	{
+		outbox_shared_lock();
 		outbox_shared->rescan = true;
+		outbox_shared_unlock();
 		outbox_launcher_wake();
 	}
 	poke_due = false;
