@@ -50,7 +50,7 @@ CREATE TABLE outbox._position_0 (
 ) USING heap WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
 CREATE TABLE outbox._position_1 (LIKE outbox._position_0)
 	USING heap WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
-COMMENT ON TABLE outbox._position_0 IS 'positions of the relay per server: everything visible in base is done; of what target sees beyond base, everything up to (stamp, id) is done; an empty server marks a tick, a snapshot recorded while the relay lags';
+COMMENT ON TABLE outbox._position_0 IS 'positions of the relay per server: everything visible in base is done; of what target sees beyond base, everything up to (stamp, id) is done';
 COMMENT ON TABLE outbox._position_1 IS 'positions of the relay, see _position_0';
 
 -- Topics that publications write to; the log refers to them by number.

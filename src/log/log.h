@@ -170,7 +170,7 @@ extern int64 outbox_parked_size(void);	/* likewise */
 /* Have writers go on in the next empty segment; false if there is none. */
 extern bool outbox_segment_advance(void);
 
-/* For append.c: write one row; returns the segment it went to. */
+/* For append.c: write one row. */
 extern void outbox_segment_write(int segment, uint64 xid, int64 id, int64 stamp,
 								 bytea *events);
 

@@ -32,11 +32,6 @@
 #include "common/catalog.h"
 #include "worker/shared.h"
 
-#define MAX_RESUME_HOOKS 4
-
-static void (*resume_hooks[MAX_RESUME_HOOKS]) (void);
-static int	nresume_hooks = 0;
-
 static bool claimed = false;	/* a committed row was seen in this database */
 
 /* Our own transaction that inserted one last ... */
@@ -44,14 +39,6 @@ static TransactionId inserting_xid = InvalidTransactionId;
 
 /* ... where no rollback to a savepoint can undo it. */
 static TransactionId claiming_xid = InvalidTransactionId;
-
-void
-outbox_worker_on_resume(void (*fn) (void))
-{
-	if (nresume_hooks == MAX_RESUME_HOOKS)
-		elog(ERROR, "too many functions wait for resume()");
-	resume_hooks[nresume_hooks++] = fn;
-}
 
 /*
  * Run a statement with our identity as $1 (system identifier), $2 (database)
@@ -176,9 +163,6 @@ outbox_worker_claim(void)
 void
 outbox_identity_adopt(void)
 {
-	for (int i = 0; i < nresume_hooks; i++)
-		resume_hooks[i] ();
-
 	execute_with_identity("WITH old AS (DELETE FROM outbox._identity RETURNING lineage, ancestors, adopted_at)"
 						  " INSERT INTO outbox._identity"
 						  " (system_identifier, database_oid, extension_oid, lineage, ancestors)"

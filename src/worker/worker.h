@@ -54,18 +54,13 @@ extern PGDLLEXPORT void outbox_worker_register(OutboxWorkerKind kind,
 											   const OutboxWorkerClass *class);
 
 /*
- * Functions of other areas that the workers call without knowing them; set
+ * A function of another area that the workers call without knowing it; set
  * from _PG_init.
  *
  * early_init runs in every worker process before anything else, so that what
  * it registers with on_proc_exit() runs last of all.
- *
- * on_resume runs inside the transaction of outbox.resume(), with the rights of
- * the extension's owner, when the database takes a new identity because it is
- * a copy of another: what is stored as transaction ids means nothing any more.
  */
 extern void outbox_worker_set_early_init(void (*fn) (void));
-extern void outbox_worker_on_resume(void (*fn) (void));
 
 /* ---------------- in a worker ---------------- */
 
