@@ -189,10 +189,16 @@ topic_stream(RelayTopic *topic)
 		outbox_sql_begin();
 		outbox_sql_execute("SELECT id FROM outbox._stream WHERE server = $1 AND topic = $2",
 						   2, types, values, NULL);
+		if (SPI_processed != 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("topic \"%s\" of server \"%s\" has no row in outbox._stream",
+							topic->name, topic->flow->server)));
 		topic->stream = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
 													SPI_tuptable->tupdesc, 1, &isnull));
 		outbox_sql_end();
 	}
+	Assert(topic->stream != 0); /* nobody would ever look for those of 0 */
 	return topic->stream;
 }
 
