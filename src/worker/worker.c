@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
@@ -483,6 +484,7 @@ pin_settings(void)
 	for (int i = 0; i < lengthof(settings); i++)
 		if (GetConfigOption(settings[i][0], true, false) != NULL)
 			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	SetSessionAuthorization(BOOTSTRAP_SUPERUSERID, true);	/* as we connected */
 	SetConfigOption("application_name", MyBgworkerEntry->bgw_type,
 					PGC_USERSET, PGC_S_OVERRIDE);
 }
