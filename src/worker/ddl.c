@@ -23,6 +23,7 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "storage/ipc.h"
@@ -262,24 +263,80 @@ before_command(Node *parsetree)
 	}
 }
 
-static void
-after_command(Node *parsetree)
+/*
+ * What is to be told once the command went well.  Found out before it, as the
+ * parse tree may be gone afterwards: ROLLBACK, for one, can free the plan that
+ * it belongs to.
+ */
+typedef enum CommandEffect
 {
+	EFFECT_NONE,
+	EFFECT_DATABASES,			/* there may be another one for workers */
+	EFFECT_EXTENSION,			/* ours came or changed */
+	EFFECT_PREPARE,				/* PREPARE TRANSACTION */
+	EFFECT_COMMIT_PREPARED,
+	EFFECT_ROLLBACK_PREPARED
+} CommandEffect;
+
+static CommandEffect
+transaction_effect(TransactionStmt *stmt, uint32 *gid)
+{
+	*gid = stmt->gid != NULL ? hash_bytes((const unsigned char *) stmt->gid, strlen(stmt->gid)) : 0;
+	switch (stmt->kind)
+	{
+		case TRANS_STMT_PREPARE:
+			return EFFECT_PREPARE;
+		case TRANS_STMT_COMMIT_PREPARED:
+			return EFFECT_COMMIT_PREPARED;
+		case TRANS_STMT_ROLLBACK_PREPARED:
+			return EFFECT_ROLLBACK_PREPARED;
+		default:
+			return EFFECT_NONE;
+	}
+}
+
+static CommandEffect
+command_effect(Node *parsetree, uint32 *gid)
+{
+	const char *extension = NULL;
+
 	switch (nodeTag(parsetree))
 	{
 		case T_CreatedbStmt:
 		case T_AlterDatabaseStmt:
-			outbox_worker_rescan_at_commit();
-			break;
+			return EFFECT_DATABASES;
 		case T_CreateExtensionStmt:
-			if (strcmp(castNode(CreateExtensionStmt, parsetree)->extname, OUTBOX_EXTENSION) == 0)
-				outbox_worker_tell_at_commit();
+			extension = castNode(CreateExtensionStmt, parsetree)->extname;
 			break;
 		case T_AlterExtensionStmt:
-			if (strcmp(castNode(AlterExtensionStmt, parsetree)->extname, OUTBOX_EXTENSION) == 0)
-				outbox_worker_tell_at_commit();
+			extension = castNode(AlterExtensionStmt, parsetree)->extname;
 			break;
+		case T_TransactionStmt:
+			return transaction_effect(castNode(TransactionStmt, parsetree), gid);
 		default:
+			break;
+	}
+	return extension != NULL && strcmp(extension, OUTBOX_EXTENSION) == 0 ?
+		EFFECT_EXTENSION : EFFECT_NONE;
+}
+
+static void
+after_command(CommandEffect effect, uint32 gid)
+{
+	switch (effect)
+	{
+		case EFFECT_DATABASES:
+			outbox_worker_rescan_at_commit();
+			break;
+		case EFFECT_EXTENSION:
+			outbox_worker_tell_at_commit();
+			break;
+		case EFFECT_COMMIT_PREPARED:
+		case EFFECT_ROLLBACK_PREPARED:
+			outbox_worker_prepared_ended(gid, effect == EFFECT_COMMIT_PREPARED);
+			break;
+		case EFFECT_PREPARE:
+		case EFFECT_NONE:
 			break;
 	}
 }
@@ -290,12 +347,12 @@ ddl_process_utility(PlannedStmt *pstmt, const char *queryString,
 					ParamListInfo params, QueryEnvironment *queryEnv,
 					DestReceiver *dest, QueryCompletion *qc)
 {
-	Node	   *parsetree = pstmt->utilityStmt;
-	bool		commits_prepared = IsA(parsetree, TransactionStmt) &&
-	castNode(TransactionStmt, parsetree)->kind == TRANS_STMT_COMMIT_PREPARED;
+	uint32		gid = 0;
+	CommandEffect effect = command_effect(pstmt->utilityStmt, &gid);
 
-	if (!commits_prepared)
-		before_command(parsetree);
+	if (effect == EFFECT_PREPARE)
+		outbox_worker_about_to_prepare(gid);
+	before_command(pstmt->utilityStmt);
 
 	if (prev_process_utility)
 		prev_process_utility(pstmt, queryString, readOnlyTree, context,
@@ -304,10 +361,7 @@ ddl_process_utility(PlannedStmt *pstmt, const char *queryString,
 		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
 								params, queryEnv, dest, qc);
 
-	if (commits_prepared)
-		outbox_worker_wake_after_prepared();
-	else
-		after_command(parsetree);
+	after_command(effect, gid);
 }
 
 /*

@@ -57,7 +57,7 @@ database_reset(OutboxDatabase *db)
 {
 	db->holds = 0;
 	db->installed = false;
-	db->prepared_poke = false;
+	db->nprepared = 0;
 	db->unwanted = false;
 	for (int i = 0; i < OUTBOX_SLOTS; i++)
 	{

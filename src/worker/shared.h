@@ -38,6 +38,12 @@
 #define OUTBOX_ERROR_LEN	320
 
 /*
+ * So many prepared transactions of a database that changed catalogs are told
+ * of at their commit; the launcher's scan finds others.
+ */
+#define OUTBOX_MAX_PREPARED	16
+
+/*
  * What a slot is in.  Who moves it, and from where:
  *
  *	IDLE		no process, none needed.  From everywhere but STARTING.
@@ -105,7 +111,9 @@ typedef struct OutboxDatabase
 	pg_atomic_uint32 pokes;		/* atomic; grows when catalogs changed */
 	int			holds;			/* backends that keep workers away */
 	bool		installed;		/* the last probe found the extension */
-	bool		prepared_poke;	/* a prepared transaction changed catalogs */
+	int			nprepared;		/* prepared transactions that changed
+								 * catalogs, */
+	uint32		prepared[OUTBOX_MAX_PREPARED];	/* by hash of their names */
 	bool		unwanted;		/* dropped, a template, or without connections */
 	OutboxSlot	slots[OUTBOX_SLOTS];
 } OutboxDatabase;
@@ -169,7 +177,8 @@ extern void outbox_wake_init(void);
 extern void outbox_worker_rescan_at_commit(void);
 extern void outbox_worker_poke_now(void);
 extern bool outbox_worker_poke_pending(void);
-extern void outbox_worker_wake_after_prepared(void);
+extern void outbox_worker_about_to_prepare(uint32 gid);
+extern void outbox_worker_prepared_ended(uint32 gid, bool committed);
 extern void outbox_ddl_init(void);
 extern void outbox_ddl_end_of_xact(void);
 

@@ -26,6 +26,8 @@
 
 static bool poke_pending = false;
 static bool rescan_pending = false;
+static uint32 preparing = 0;	/* hash of the name given to PREPARE
+								 * TRANSACTION */
 
 /* The transaction has ended, and what of it is still to be told. */
 static bool xact_ended = false;
@@ -123,20 +125,12 @@ outbox_worker_poke_pending(void)
 }
 
 /*
- * COMMIT PREPARED, perhaps of another session's transaction: nobody was woken
- * when it committed.
+ * PREPARE TRANSACTION comes, of a name with this hash.
  */
 void
-outbox_worker_wake_after_prepared(void)
+outbox_worker_about_to_prepare(uint32 gid)
 {
-	OutboxDatabase *db;
-
-	if (outbox_shared == NULL || (db = own_database()) == NULL)
-		return;
-	for (int kind = 0; kind < OUTBOX_WORKER_KINDS; kind++)
-		outbox_worker_wake(kind);
-	if (db->prepared_poke)
-		outbox_worker_poke_now();
+	preparing = gid;
 }
 
 /*
@@ -149,9 +143,47 @@ remember_prepared_poke(void)
 
 	outbox_shared_lock();
 	db = outbox_database_enter(MyDatabaseId);
-	if (db != NULL)
-		db->prepared_poke = true;
+	if (db != NULL && db->nprepared < OUTBOX_MAX_PREPARED)
+		db->prepared[db->nprepared++] = preparing;
 	outbox_shared_unlock();
+}
+
+static bool
+forget_prepared_poke(uint32 gid)
+{
+	OutboxDatabase *db;
+	bool		found = false;
+
+	outbox_shared_lock();
+	db = outbox_database_find(MyDatabaseId);
+	for (int i = 0; db != NULL && i < db->nprepared && !found; i++)
+		if (db->prepared[i] == gid)
+		{
+			db->prepared[i] = db->prepared[--db->nprepared];
+			found = true;
+		}
+	outbox_shared_unlock();
+	return found;
+}
+
+/*
+ * COMMIT PREPARED or ROLLBACK PREPARED, perhaps of another session's
+ * transaction: nobody was woken when it committed.
+ */
+void
+outbox_worker_prepared_ended(uint32 gid, bool committed)
+{
+	bool		poke;
+
+	if (outbox_shared == NULL || own_database() == NULL)
+		return;
+	poke = forget_prepared_poke(gid);
+	if (!committed)
+		return;
+	for (int kind = 0; kind < OUTBOX_WORKER_KINDS; kind++)
+		outbox_worker_wake(kind);
+	if (poke)
+		outbox_worker_poke_now();
 }
 
 void

@@ -168,6 +168,30 @@ $node->safe_psql('postgres', q(COMMIT PREPARED 'p'));
 has_worker($node, 'postgres', 'applier', 'COMMIT PREPARED tells the workers');
 is_soon($node, 'postgres', "SELECT ($wakes) > $before", 't', 'and wakes them');
 
+# Others tell nobody: no probe is started but that of each wait_until_running().
+take_work($node, 'postgres', 'applier');
+has_no_worker($node, 'postgres', 'applier');
+$node->safe_psql('postgres', q(BEGIN; INSERT INTO test_work VALUES ('applier', 'run');
+	SELECT test_poke(); PREPARE TRANSACTION 'p'));
+$node->append_conf('postgresql.conf', "log_min_messages = debug1\npg_outbox.scan_interval = 3600\n");
+my $first = -s $node->logfile;
+$node->reload;
+ok(wait_until(sub { return slurp_file($node->logfile, $first) =~ /starting background worker process "pg_outbox probe/ }, 'a scan'), 'a look at all databases');
+$node->safe_psql('postgres', 'SELECT outbox.wait_until_running()');
+my $logged = -s $node->logfile;
+for my $i (1 .. 5)
+{
+	$node->safe_psql('postgres', "BEGIN; CREATE TABLE other_$i (); PREPARE TRANSACTION 'other'");
+	$node->safe_psql('postgres', "COMMIT PREPARED 'other'");
+	$node->safe_psql('postgres', 'SELECT outbox.wait_until_running()');
+}
+is(() = slurp_file($node->logfile, $logged) =~ /starting background worker process "pg_outbox probe/g, 5, 'other prepared transactions tell nothing');
+$node->safe_psql('postgres', q(COMMIT PREPARED 'p'));
+has_worker($node, 'postgres', 'applier', 'that one still does');
+$node->safe_psql('postgres', q(BEGIN; DELETE FROM test_work WHERE kind = 'applier'; SELECT test_poke(); PREPARE TRANSACTION 'p'));
+$node->safe_psql('postgres', q(ROLLBACK PREPARED 'p'));
+has_worker($node, 'postgres', 'applier', 'and not after ROLLBACK PREPARED');
+
 # ---- what can be said wrong -----------------------------------------------------
 
 ($rc, $out, $err) = $node->psql('postgres', q(SELECT outbox.pause('ralay')));
