@@ -116,7 +116,7 @@ what_failed(const ErrorData *edata)
 		return edata->column_name;
 	if (edata->constraint_name != NULL)
 		return edata->constraint_name;
-	return outbox_row_column != NULL ? outbox_row_column->name : "";
+	return outbox_row_failed_column;
 }
 
 /* The record's partition in the run, with its first offset. */

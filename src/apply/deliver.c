@@ -35,6 +35,7 @@
 #include "apply/inbox.h"
 #include "apply/letters.h"
 #include "apply/replica.h"
+#include "apply/row.h"
 #include "apply/settings.h"
 #include "apply/statement.h"
 #include "apply/target.h"
@@ -333,6 +334,7 @@ void
 outbox_deliver(OutboxFeed *feed, const OutboxRecord *records, char *fates, int n,
 			   bool in_order)
 {
+	outbox_row_failed_column[0] = '\0';
 	if (feed->sub->handler == NULL)
 	{
 		start_clock();

@@ -71,6 +71,8 @@ typedef struct MarkReceiver
 
 /* ---------------- error context ---------------- */
 
+char		outbox_row_failed_column[NAMEDATALEN];
+
 static void
 batch_context(void *arg)
 {
@@ -84,7 +86,10 @@ batch_context(void *arg)
 	}
 	ev = &batch->events[batch->current];
 	if (outbox_row_column != NULL)
+	{
+		strlcpy(outbox_row_failed_column, outbox_row_column->name, NAMEDATALEN);
 		errcontext("column \"%s\"", outbox_row_column->name);
+	}
 	errcontext("applying event %d of %d, key \"%.*s\", to replica %s",
 			   batch->current + 1, batch->n,
 			   ev->key ? Min(ev->key_len, 128) : 0, ev->key ? ev->key : "",
@@ -100,6 +105,8 @@ convert_batch(ReplicaBatch *batch)
 
 	for (int i = 0; i < batch->n; i++)
 	{
+		CHECK_FOR_INTERRUPTS();
+		outbox_row_column = NULL;	/* before anything can raise */
 		batch->current = i;
 		outbox_row_from_event(batch->target, &batch->events[i], &batch->rows[i]);
 		batch->results[i] = OUTBOX_APPLY_PENDING;

@@ -34,6 +34,12 @@ typedef struct OutboxRow
 extern const OutboxTargetColumn *outbox_row_column;
 
 /*
+ * Name of the column in whose conversion the last error of a batch was raised,
+ * or "": unlike the above it outlives the target.
+ */
+extern char outbox_row_failed_column[NAMEDATALEN];
+
+/*
  * Convert into the current memory context; an SPI connection must be open.
  * Raises errors of class 22 for what is wrong with the event,
  * undefined_column where it lacks a column of the target.

@@ -112,6 +112,16 @@ produce($skips, '{"id": 1, "version": 1}', 'bad', '{"id": 2, "version": 2}');
 is_soon($node, 'shop', q(SELECT string_agg(id::text, ',' ORDER BY id) FROM skips), '1,2', 'skip: passes over it');
 like(log_tail($node, 40), qr/event at offset 1 of partition 0 of topic "\w+" was skipped/, 'with a line in the log');
 
+# An error of a column, and one of the same code that is no column's, are not alike.
+$node->safe_psql('shop', <<'END');
+CREATE FUNCTION no_text(v text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'no' USING ERRCODE = '22021'; END $$;
+CREATE DOMAIN picky AS text CHECK (public.no_text(value));
+END
+my $unlike = subscribe('unlike', 'id int PRIMARY KEY, name picky', q(, on_error => 'skip'));
+produce($unlike, (qq({"id": 1, "name": "x", "version": 1}), qq({"id": 1, "name": "\xff", "version": 1})) x 10);
+is_soon($node, 'shop', q(SELECT state, received, skipped, applied FROM outbox.stat_subscriptions WHERE name = 'unlike'), 'running|20|20|0',
+	'failures in turn are not failures alike');
+
 # ---------------------------------------------------------------------------
 # Handlers that fail, hang, kill (scenario 20)
 # ---------------------------------------------------------------------------
