@@ -124,6 +124,19 @@ SELECT outbox.apply('kci', 'ab', '{"id": "ab"}', '{"id": 2}');
 DELETE FROM outbox._tombstone;
 DROP SCHEMA apply_test CASCADE;
 
+-- what a session remembers of tables goes with them
+CREATE SCHEMA apply_test;
+SET search_path = apply_test;
+DO $$ BEGIN
+	FOR i IN 1 .. 20 LOOP
+		EXECUTE format('CREATE TABLE gone_%s (id int PRIMARY KEY, version bigint NOT NULL)', i);
+		PERFORM outbox.apply(format('gone_%s', i)::regclass, '1', '{"id": 1}', '{"id": 1}');
+		EXECUTE format('DROP TABLE gone_%s', i);
+	END LOOP;
+END $$;
+SELECT count(*) < 10 AS few FROM pg_backend_memory_contexts WHERE name = 'pg_outbox target';
+DROP SCHEMA apply_test CASCADE;
+
 -- what is nested too deeply is a wrong event
 CREATE SCHEMA apply_test;
 SET search_path = apply_test;

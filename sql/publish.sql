@@ -455,6 +455,17 @@ SELECT outbox.publish('odd', topic => 'users_odd', headers => '{"json_verbatim":
 DROP TABLE odd;
 DROP TYPE odd_point;
 
+-- what a session remembers of tables goes with them
+DO $$ BEGIN
+	FOR i IN 1 .. 20 LOOP
+		EXECUTE format('CREATE TABLE gone_%s (id int PRIMARY KEY)', i);
+		PERFORM outbox.publish(format('gone_%s', i)::regclass, topic => 'users', initial => 'none');
+		EXECUTE format('INSERT INTO gone_%s VALUES (1)', i);
+		EXECUTE format('DROP TABLE gone_%s', i);
+	END LOOP;
+END $$;
+SELECT count(*) < 10 AS few FROM pg_backend_memory_contexts WHERE name = 'pg_outbox captured relation';
+
 DROP VIEW new_events, a_view;
 DROP MATERIALIZED VIEW a_matview;
 DROP FOREIGN TABLE a_foreign;

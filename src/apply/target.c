@@ -731,6 +731,25 @@ retire(CachedTarget *entry)
 		target_free(target);
 }
 
+/*
+ * Let go of what is not valid any more: of relations that are gone nobody will
+ * ask for it.
+ */
+static void
+sweep_targets(void)
+{
+	HASH_SEQ_STATUS status;
+	CachedTarget *entry;
+
+	hash_seq_init(&status, targets);
+	while ((entry = hash_seq_search(&status)) != NULL)
+		if (!entry->valid && entry->target != NULL && entry->target->in_use == 0)
+		{
+			retire(entry);
+			hash_search(targets, &entry->relid, HASH_REMOVE, NULL);
+		}
+}
+
 static void
 build_entry(CachedTarget *entry, Relation rel)
 {
@@ -738,6 +757,7 @@ build_entry(CachedTarget *entry, Relation rel)
 	OutboxTarget *target;
 
 	retire(entry);
+	sweep_targets();
 	/* first: an invalidation while we build must not get lost */
 	entry->valid = true;
 	load_options(entry->relid, CurrentMemoryContext, &options);

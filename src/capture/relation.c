@@ -356,6 +356,30 @@ captured_build(CapturedRelation *entry, Relation rel)
 	SPI_finish();
 }
 
+/*
+ * Let go of what is cached of relations that are gone.  None of it is in use:
+ * that would have kept the relation.
+ */
+static void
+captured_sweep(void)
+{
+	HASH_SEQ_STATUS seq;
+	CapturedRelation *entry;
+
+	hash_seq_init(&seq, captured);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+	{
+		Oid			relid = entry->relid;
+
+		if (entry->valid || entry->context == NULL ||
+			SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+			continue;
+		captured_reset(entry);
+		MemoryContextDelete(entry->context);
+		hash_search(captured, &relid, HASH_REMOVE, NULL);
+	}
+}
+
 CapturedRelation *
 outbox_captured_relation(Relation rel)
 {
@@ -378,9 +402,13 @@ outbox_captured_relation(Relation rel)
 		CacheRegisterSyscacheCallback(TYPEOID, filter_invalidate, (Datum) 0);
 	}
 
-	entry = hash_search(captured, &relid, HASH_ENTER, &found);
+	entry = hash_search(captured, &relid, HASH_FIND, &found);
 	if (!found)
+	{
+		captured_sweep();
+		entry = hash_search(captured, &relid, HASH_ENTER, NULL);
 		memset((char *) entry + sizeof(Oid), 0, sizeof(CapturedRelation) - sizeof(Oid));
+	}
 	if (!entry->valid)
 	{
 		/* valid first: an invalidation while we build must not get lost */
