@@ -419,8 +419,8 @@ replica_identity(OutboxFeed *feed, const OutboxRecord *rec, bool key_only, int64
 	return identity;
 }
 
-static char *
-key_identity(const OutboxRecord *rec)
+char *
+outbox_deliver_key_identity(const OutboxRecord *rec)
 {
 	char	   *hex;
 
@@ -455,5 +455,5 @@ outbox_deliver_identity(OutboxFeed *feed, const OutboxRecord *rec, int64 *versio
 		if (strcmp(rec->headers[i].name, "id") == 0 && id != NULL)
 			(void) outbox_parse_version(id, rec->headers[i].value_len, version);
 	}
-	return key_identity(rec);
+	return outbox_deliver_key_identity(rec);
 }

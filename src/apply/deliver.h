@@ -31,6 +31,9 @@ extern void outbox_deliver_check(const OutboxFeed *feed);
  */
 extern char *outbox_deliver_identity(OutboxFeed *feed, const OutboxRecord *rec, int64 *version);
 
+/* That of a handler's record, which is in its key; NULL if it has none. */
+extern char *outbox_deliver_key_identity(const OutboxRecord *rec);
+
 /* Resolve "schema.function(outbox.event)"; raises undefined_function. */
 extern Oid	outbox_deliver_handler_oid(const char *handler, bool missing_ok);
 

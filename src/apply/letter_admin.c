@@ -25,6 +25,7 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "apply/deliver.h"
 #include "apply/statement.h"
 #include "apply/subscription.h"
 #include "common/argument.h"
@@ -284,8 +285,25 @@ sql_wire_bytes(FunctionCallInfo fcinfo, int argno)
 	return sql_datum(BYTEAOID, PointerGetDatum(cstring_to_text(utf8)), false);
 }
 
+/* The identity of a handler's event with that key. */
+static OutboxSqlArg
+sql_identity(const OutboxSqlArg *key)
+{
+	OutboxRecord rec;
+
+	if (key->isnull)
+		return sql_text(NULL);
+	memset(&rec, 0, sizeof(rec));
+	rec.key = VARDATA_ANY(DatumGetPointer(key->value));
+	rec.key_len = VARSIZE_ANY_EXHDR(DatumGetPointer(key->value));
+	return sql_text(outbox_deliver_key_identity(&rec));
+}
+
 /*
  * edit(letter bigint, value text, key text, headers jsonb)
+ *
+ * Whom a replica's event is about is in its value and unknown until that is
+ * tried; a handler's event waits for those with its key.
  */
 Datum
 outbox_edit(PG_FUNCTION_ARGS)
@@ -297,10 +315,10 @@ outbox_edit(PG_FUNCTION_ARGS)
 	" header_values = CASE WHEN $4 IS NULL THEN header_values ELSE"
 	" (SELECT coalesce(pg_catalog.array_agg(pg_catalog.convert_to(v, 'UTF8') ORDER BY k), '{}')"
 	" FROM pg_catalog.jsonb_each_text($4) AS h(k, v)) END,"
-	" identity = CASE WHEN target IS NULL THEN identity END,"
+	" identity = CASE WHEN target IS NULL THEN coalesce($5, identity) END,"
 	" state = 'dead', last_at = pg_catalog.clock_timestamp()"
 	" WHERE id = $1 AND state IN ('dead', 'parked', 'retry')";
-	OutboxSqlArg args[4];
+	OutboxSqlArg args[5];
 
 	args[0] = sql_int8(letter_argument(fcinfo));
 	require_letter_manager(PG_GETARG_INT64(0), false);
@@ -312,6 +330,7 @@ outbox_edit(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("headers must be an object")));
+	args[4] = sql_identity(&args[2]);
 	(void) change_letters(sql, lengthof(args), args);
 	PG_RETURN_VOID();
 }

@@ -160,6 +160,32 @@ is_soon($node, 'shop', q(SELECT encode(value, 'escape'), message ~ 'died' FROM o
 	'die|t', 'it is a dead letter');
 
 # ---------------------------------------------------------------------------
+# A letter that is given the key of others
+# ---------------------------------------------------------------------------
+
+my $keyed = unique_topic('keyed');
+topic_create($broker, $keyed, 1);
+$node->safe_psql('shop', <<"END");
+CREATE TABLE in_order (value text, n serial);
+CREATE FUNCTION keyed(e outbox.event) RETURNS void LANGUAGE plpgsql AS \$\$
+BEGIN
+	IF e.value = 'bad' THEN
+		RAISE EXCEPTION 'no';
+	END IF;
+	INSERT INTO public.in_order VALUES (e.key || ' ' || e.value);
+END \$\$;
+SELECT outbox.handle('keyed(outbox.event)', topic => '$keyed');
+END
+topic_write($broker, $keyed, map { { key => $_, value => 'bad' } } 'a', 'b');
+is_soon($node, 'shop', q(SELECT count(*) FROM outbox.dead_letters WHERE name = 'keyed'), '2', 'letters of two keys');
+my ($of_a, $of_b) = split /,/, $node->safe_psql('shop', q(SELECT string_agg(id::text, ',' ORDER BY id) FROM outbox.dead_letters WHERE name = 'keyed'));
+$node->safe_psql('shop', "SELECT outbox.edit($of_b, 'second', 'a'), outbox.redrive($of_b)");
+topic_write($broker, $keyed, { key => 'a', value => 'third' }, { key => 'b', value => 'free' });
+is_soon($node, 'shop', q(SELECT string_agg(value, ',' ORDER BY n) FROM in_order), 'b free', 'one that gets the key of the other waits for it');
+$node->safe_psql('shop', "SELECT outbox.edit($of_a, 'first'), outbox.redrive($of_a)");
+is_soon($node, 'shop', q(SELECT string_agg(value, ',' ORDER BY n) FROM in_order), 'b free,a first,a second,a third', 'and follows it');
+
+# ---------------------------------------------------------------------------
 # Between two attempts at a letter nothing looks for letters
 # ---------------------------------------------------------------------------
 
