@@ -553,15 +553,32 @@ sub kill_worker
 	return $pid;
 }
 
+# A server that a killed worker takes along accepts no connection for a while.
+sub _configure
+{
+	my ($node, $setting) = @_;
+	my $last;
+
+	for my $sql ("ALTER SYSTEM $setting", 'SELECT pg_reload_conf()')
+	{
+		wait_until(
+			sub {
+				my ($rc, $out, $err) = eval { $node->psql('postgres', $sql) };
+				$last = $@ || $err;
+				return defined $rc && $rc == 0;
+			},
+			sub { "$sql: $last" }) or die "could not set: $setting";
+	}
+	return;
+}
+
 # fault(NODE, 'relay-before-settle=kill', ...): set fault points for all
 # processes that look at the configuration; see src/common/fault.h.
 sub fault
 {
 	my ($node, @points) = @_;
 
-	$node->safe_psql('postgres',
-		sprintf q(ALTER SYSTEM SET pg_outbox.fault = '%s'), join ',', @points);
-	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+	_configure($node, sprintf q(SET pg_outbox.fault = '%s'), join ',', @points);
 	return;
 }
 
@@ -569,8 +586,7 @@ sub no_faults
 {
 	my ($node) = @_;
 
-	$node->safe_psql('postgres', 'ALTER SYSTEM RESET pg_outbox.fault');
-	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+	_configure($node, 'RESET pg_outbox.fault');
 	return;
 }
 
