@@ -6,7 +6,14 @@
  * The first attempt has no savepoints.  If it fails for a reason that may be
  * an event's, the second one halves the batch inside subtransactions until the
  * culprits are found; those are set aside, all others applied, still in one
- * transaction with the offsets.
+ * transaction with the offsets.  A handler is called for one event after the
+ * other, so there the culprit is known and nothing has to be halved.
+ *
+ * A batch ends early when the feed's turn is over (feed.h): what was dealt with
+ * is committed, the rest stays with the feed.  That is between two events of a
+ * handler.  A batch for a replica is applied as a whole, and is cut only where
+ * it has been halved; but the size of the next batch follows from how long the
+ * last ones took.
  *
  * Failures in a row that are alike are the sign of a fault that is not the
  * events': see OutboxFailureRun.  They are set aside like others at first;
@@ -22,6 +29,7 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/timestamp.h"
 
 #include "apply/classify.h"
 #include "apply/deliver.h"
@@ -42,6 +50,8 @@ typedef struct Attempt
 	OutboxFeed *feed;
 	MemoryContext context;		/* outlives the transaction */
 	int			done;			/* records dealt with */
+	int			delivered;		/* of the range that was tried last */
+	int			first_failure;	/* where a handler failed in the first attempt */
 	ErrorData  *edata;			/* of the last failure */
 
 	/* if the subscription has to stop */
@@ -84,9 +94,13 @@ range_context(void *arg)
 				   range->hi - range->lo, first->partition, first->offset);
 }
 
+/*
+ * Deliver records from lo on, up to hi if there is time.
+ */
 static void
-deliver_range(OutboxFeed *feed, int lo, int hi)
+deliver_range(Attempt *att, int lo, int hi)
 {
+	OutboxFeed *feed = att->feed;
 	Range		range = {feed, lo, hi};
 	ErrorContextCallback callback;
 
@@ -95,7 +109,8 @@ deliver_range(OutboxFeed *feed, int lo, int hi)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	OUTBOX_FAULT("apply-deliver");
-	outbox_deliver(feed, feed->records + lo, feed->fates + lo, hi - lo, true);
+	att->delivered = 0;
+	outbox_deliver(feed, feed->records + lo, feed->fates + lo, hi - lo, true, &att->delivered);
 	error_context_stack = callback.previous;
 }
 
@@ -265,7 +280,7 @@ try_range(Attempt *att, int lo, int hi)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		deliver_range(att->feed, lo, hi);
+		deliver_range(att, lo, hi);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -282,30 +297,63 @@ try_range(Attempt *att, int lo, int hi)
 	return ok;
 }
 
+/*
+ * Deal with a part of the batch.  False if it ends within, because the
+ * subscription has to stop or the turn is over; see att->done.
+ */
 static bool
 narrow(Attempt *att, int lo, int hi)
 {
-	int			mid = lo + (hi - lo) / 2;
-
-	CHECK_FOR_INTERRUPTS();
-	if (try_range(att, lo, hi))
+	while (lo < hi)
 	{
-		continue_run(att->feed, lo, hi);
-		att->done = hi;
-		return true;
+		int			mid;
+
+		CHECK_FOR_INTERRUPTS();
+		if (att->done > 0 && outbox_feed_turn_over(att->feed))
+			return false;
+		if (try_range(att, lo, hi))
+		{
+			att->done = lo + att->delivered;
+			continue_run(att->feed, lo, att->done);
+			return att->done == hi;
+		}
+		if (classify(att->feed, att->edata) == OUTBOX_FAULT_TRANSIENT)
+			ReThrowError(att->edata);
+		if (att->feed->sub->handler != NULL)
+			mid = lo + att->delivered;
+		else
+			mid = lo + (hi - lo) / 2;
+		if (mid == lo)
+		{
+			if (!fail_event(att, lo, att->edata))
+				return false;
+			att->done = ++lo;
+			continue;
+		}
+		if (!narrow(att, lo, mid))
+			return false;
+		lo = mid;
 	}
-	if (classify(att->feed, att->edata) == OUTBOX_FAULT_TRANSIENT)
-		ReThrowError(att->edata);
-	if (hi - lo > 1)
-		return narrow(att, lo, mid) && narrow(att, mid, hi);
-	if (!fail_event(att, lo, att->edata))
-		return false;
-	att->done = hi;
 	return true;
 }
 
 /* ---------------- attempts ---------------- */
 
+static void
+drop_records(OutboxFeed *feed, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		feed->bytes -= feed->records[i].key_len + feed->records[i].value_len;
+		outbox_record_release(&feed->records[i]);
+	}
+	feed->nrecords -= n;
+	memmove(feed->records, feed->records + n, sizeof(OutboxRecord) * feed->nrecords);
+}
+
+/*
+ * The first n records are dealt with.
+ */
 static void
 after_commit(OutboxFeed *feed, int n)
 {
@@ -320,6 +368,7 @@ after_commit(OutboxFeed *feed, int n)
 	}
 	outbox_consumer_commit(feed->cons, feed->sub->topic, parts, feed->nparts);
 	pfree(parts);
+	drop_records(feed, n);
 }
 
 /*
@@ -350,8 +399,9 @@ fast_body(Attempt *att, int n)
 {
 	OutboxFeed *feed = att->feed;
 
-	deliver_range(feed, 0, n);
-	outbox_offset_settle(feed, n, NULL);
+	deliver_range(att, 0, n);
+	att->done = att->delivered;
+	outbox_offset_settle(feed, att->done, NULL);
 	if (feed->sub->starts > 0)
 		outbox_subscription_reset_starts(feed->sub);
 	OUTBOX_FAULT("apply-before-commit");
@@ -362,7 +412,9 @@ careful_body(Attempt *att, int n)
 {
 	OutboxFeed *feed = att->feed;
 
-	(void) narrow(att, 0, n);
+	outbox_feed_begin_turn(feed);	/* the first attempt was for nothing */
+	if (narrow(att, 0, att->first_failure))
+		(void) narrow(att, att->first_failure, n);
 	if (att->rewind)
 		outbox_letters_remove_run(feed);
 	outbox_offset_settle(feed, att->done, att->rewind ? &feed->run : NULL);
@@ -407,9 +459,9 @@ give_up_for_now(OutboxFeed *feed, ErrorData *edata)
 }
 
 static bool
-careful_attempt(OutboxFeed *feed, int n, MemoryContext context)
+careful_attempt(OutboxFeed *feed, int n, int first_failure, MemoryContext context)
 {
-	Attempt		att = {feed, context};
+	Attempt		att = {.feed = feed,.context = context,.first_failure = first_failure};
 	OutboxFailureRun run = feed->run;
 	ErrorData  *edata = run_attempt(careful_body, &att, n, context);
 
@@ -422,7 +474,7 @@ careful_attempt(OutboxFeed *feed, int n, MemoryContext context)
 	if (att.stop)
 		outbox_feed_stopped(feed, att.sqlerrcode, att.reason);
 	else
-		after_commit(feed, n);
+		after_commit(feed, att.done);
 	return true;
 }
 
@@ -430,7 +482,7 @@ careful_attempt(OutboxFeed *feed, int n, MemoryContext context)
  * The first attempt has failed.
  */
 static bool
-second_attempt(OutboxFeed *feed, int n, ErrorData *edata, MemoryContext context)
+second_attempt(OutboxFeed *feed, int n, int first_failure, ErrorData *edata, MemoryContext context)
 {
 	Attempt		att = {feed, context};
 
@@ -438,7 +490,7 @@ second_attempt(OutboxFeed *feed, int n, ErrorData *edata, MemoryContext context)
 		return give_up_for_now(feed, edata);
 	edata = run_attempt(check_body, &att, n, context);
 	if (edata == NULL)
-		return careful_attempt(feed, n, context);
+		return careful_attempt(feed, n, first_failure, context);
 	if (classify(feed, edata) == OUTBOX_FAULT_TRANSIENT)
 		return give_up_for_now(feed, edata);
 	outbox_feed_stop(feed, edata->sqlerrcode, edata->message);
@@ -452,9 +504,9 @@ attempt(OutboxFeed *feed, int n, MemoryContext context)
 	ErrorData  *edata = run_attempt(fast_body, &att, n, context);
 
 	if (edata != NULL)
-		return second_attempt(feed, n, edata, context);
-	continue_run(feed, 0, n);
-	after_commit(feed, n);
+		return second_attempt(feed, n, att.delivered, edata, context);
+	continue_run(feed, 0, att.done);
+	after_commit(feed, att.done);
 	return true;
 }
 
@@ -519,14 +571,6 @@ suspect_attempt(OutboxFeed *feed, MemoryContext context)
 	return false;
 }
 
-static void
-drop_first(OutboxFeed *feed)
-{
-	outbox_record_release(&feed->records[0]);
-	feed->nrecords--;
-	memmove(feed->records, feed->records + 1, sizeof(OutboxRecord) * feed->nrecords);
-}
-
 static bool
 apply_one_by_one(OutboxFeed *feed, MemoryContext context)
 {
@@ -541,14 +585,29 @@ apply_one_by_one(OutboxFeed *feed, MemoryContext context)
 			feed->sub->starts = starts;
 			return false;
 		}
-		if (!feed->gone)
-			drop_first(feed);
-		if (outbox_worker_stopping())
+		if (outbox_worker_stopping() || outbox_feed_turn_over(feed))
 			break;
 	}
 	feed->sub->starts = starts;
 	feed->suspect = feed->nrecords > 0;
 	return true;
+}
+
+/*
+ * How many records to take next time, after dealing with some.  Also after a
+ * failure: it may be that there is no time for so many.
+ */
+static void
+adapt_limit(OutboxFeed *feed, int tried, int done, TimestampTz began)
+{
+	long		ms = TimestampDifferenceMilliseconds(began, GetCurrentTimestamp());
+
+	if (done > 0 && done < tried)
+		feed->limit = done;
+	else if (ms > OUTBOX_TURN_MS)
+		feed->limit = Max(1, tried * (double) OUTBOX_TURN_MS / ms);
+	else if (tried >= feed->limit && ms < OUTBOX_TURN_MS / 2)
+		feed->limit = Min(feed->max_records, feed->limit * 2);
 }
 
 bool
@@ -557,12 +616,19 @@ outbox_batch_apply(OutboxFeed *feed)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_outbox batch",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
+	TimestampTz began = GetCurrentTimestamp();
+	int			before = feed->nrecords;
+	int			tried = Min(before, feed->limit);
 	bool		result;
 
+	outbox_feed_begin_turn(feed);
 	if (feed->suspect)
 		result = apply_one_by_one(feed, context);
 	else
-		result = attempt(feed, feed->nrecords, context);
+	{
+		result = attempt(feed, tried, context);
+		adapt_limit(feed, tried, before - feed->nrecords, began);
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return result;

@@ -13,10 +13,11 @@
 #include "apply/feed.h"
 
 /*
- * Deal with all records of the feed, together with their offsets, in one
- * transaction if all goes well.  True if they are dealt with, or if the feed
- * has stopped; false if it should be tried again later.  Runs outside of a
- * transaction and does not raise for what targets do.
+ * Deal with records of the feed, together with their offsets, in one
+ * transaction if all goes well, as long as the feed's turn lasts.  True if some
+ * are dealt with, and gone from the feed, or if the feed has stopped; false if
+ * it should be tried again later.  Runs outside of a transaction and does not
+ * raise for what targets do.
  */
 extern bool outbox_batch_apply(OutboxFeed *feed);
 

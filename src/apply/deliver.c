@@ -332,18 +332,22 @@ deliver_to_handler(OutboxFeed *feed, const OutboxRecord *rec, char *fate)
 
 void
 outbox_deliver(OutboxFeed *feed, const OutboxRecord *records, char *fates, int n,
-			   bool in_order)
+			   bool in_order, int *delivered)
 {
 	outbox_row_failed_column[0] = '\0';
+	*delivered = 0;
 	if (feed->sub->handler == NULL)
 	{
 		start_clock();
 		deliver_to_replica(feed, records, fates, n);
 		stop_clock();
+		*delivered = n;
 		return;
 	}
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; *delivered = ++i)
 	{
+		if (i > 0 && outbox_feed_turn_over(feed))
+			break;
 		if (in_order && outbox_letters_blocked(feed, &records[i]))
 		{
 			outbox_letters_park_behind(feed, &records[i]);

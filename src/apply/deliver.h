@@ -18,9 +18,13 @@
  * raises; nothing is half done after the caller's (sub)transaction rolled
  * back.  With "in_order" records whose key waits for a letter are parked
  * behind it instead.
+ *
+ * For a handler, *delivered counts while it goes on: after an error it is the
+ * place of the record that raised, and it is less than n, though not zero, if
+ * the feed's turn was over before all were delivered.
  */
 extern void outbox_deliver(OutboxFeed *feed, const OutboxRecord *records, char *fates,
-						   int n, bool in_order);
+						   int n, bool in_order, int *delivered);
 
 /* Raise if the target is unusable for any event. */
 extern void outbox_deliver_check(const OutboxFeed *feed);

@@ -37,6 +37,9 @@
 #define LAST_BACKOFF_MS 30000
 #define HIGH_INTERVAL_MS 5000
 
+/* Records in the first batch; see outbox_batch_apply() for the others. */
+#define FIRST_LIMIT 50
+
 /* Workers that died without applying anything, before we get suspicious. */
 #define SUSPICIOUS_STARTS 3
 
@@ -69,6 +72,7 @@ outbox_feed_create(const OutboxSubscription *sub)
 	feed->max_records = outbox_apply_batch_size;
 	feed->records = palloc0(sizeof(OutboxRecord) * feed->max_records);
 	feed->fates = palloc0(feed->max_records);
+	feed->limit = Min(FIRST_LIMIT, feed->max_records);
 	feed->next_letters = DT_NOEND;	/* until they are loaded */
 	feed->waiting_changed = true;	/* forget an earlier worker's */
 	MemoryContextSwitchTo(old);
@@ -127,6 +131,18 @@ static TimestampTz
 in_ms(int64 ms)
 {
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+}
+
+void
+outbox_feed_begin_turn(OutboxFeed *feed)
+{
+	feed->turn_ends = in_ms(OUTBOX_TURN_MS);
+}
+
+bool
+outbox_feed_turn_over(const OutboxFeed *feed)
+{
+	return GetCurrentTimestamp() >= feed->turn_ends;
 }
 
 static void
@@ -512,7 +528,7 @@ static void
 gather_records(OutboxFeed *feed)
 {
 	feed->partial = true;
-	while (feed->nrecords < feed->max_records &&
+	while (feed->nrecords < feed->limit &&
 		   feed->bytes < (Size) outbox_apply_batch_bytes * 1024)
 	{
 		OutboxRecord *rec = &feed->records[feed->nrecords];
@@ -541,7 +557,6 @@ apply_records(OutboxFeed *feed)
 	if (!outbox_batch_apply(feed))
 		return false;			/* which has backed off */
 	feed->failures = 0;
-	release_records(feed);
 	return true;
 }
 
@@ -565,6 +580,18 @@ retry_letters(OutboxFeed *feed)
 		outbox_letters_retry(feed);
 }
 
+/*
+ * Must what was gathered be dealt with before there is more?  It must if the
+ * partitions are to be looked at, which may end in an assignment, and as long
+ * as one of these records may kill the worker.
+ */
+static bool
+must_drain(const OutboxFeed *feed)
+{
+	return feed->nrecords > 0 &&
+		(feed->suspect || GetCurrentTimestamp() >= feed->next_refresh);
+}
+
 bool
 outbox_feed_step(OutboxFeed *feed)
 {
@@ -578,7 +605,7 @@ outbox_feed_step(OutboxFeed *feed)
 	if (GetCurrentTimestamp() >= feed->next_refresh && feed->nrecords == 0 &&
 		!refresh_partitions(feed))
 		return false;
-	if (feed->nrecords < feed->max_records)
+	if (!must_drain(feed))
 		gather_records(feed);
 	if (feed->gone || feed->cons == NULL)
 		return true;

@@ -93,6 +93,8 @@ typedef struct OutboxFeed
 	int			max_records;
 	Size		bytes;
 	bool		partial;		/* there may be more in the library's queue */
+	int			limit;			/* of them, so that they take about a turn */
+	TimestampTz turn_ends;		/* see outbox_feed_begin_turn() */
 
 	/* when things go wrong */
 	bool		gone;			/* stopped: to be taken away */
@@ -117,6 +119,15 @@ extern void outbox_feed_destroy(OutboxFeed *feed);
  * something, so that there may be more.  Errors are those of this feed alone.
  */
 extern bool outbox_feed_step(OutboxFeed *feed);
+
+/*
+ * The others have their steps only when this one's ends.  What takes long, one
+ * record after the other, is left for the next step once the turn is over, but
+ * always does something in each.
+ */
+#define OUTBOX_TURN_MS 250
+extern void outbox_feed_begin_turn(OutboxFeed *feed);
+extern bool outbox_feed_turn_over(const OutboxFeed *feed);
 
 /* An error escaped from a step: back off. */
 extern void outbox_feed_failed(OutboxFeed *feed, const char *reason);

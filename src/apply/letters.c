@@ -352,12 +352,13 @@ retry_letter(OutboxFeed *feed, int64 id, MemoryContext context, bool *skipped)
 	{
 		OutboxRecord rec;
 		char		fate;
+		int			delivered;
 
 		(void) outbox_transaction_begin();
 		if (load_letter(id, &rec))
 		{
 			OUTBOX_FAULT("letter-retry");
-			outbox_deliver(feed, &rec, &fate, 1, false);
+			outbox_deliver(feed, &rec, &fate, 1, false, &delivered);
 			letter_went_through(id);
 			outbox_batch_end_run(feed);
 		}
