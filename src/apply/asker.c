@@ -121,7 +121,7 @@ outbox_asker_get(OutboxFeed *feed)
 		MemoryContext context = outbox_transaction_begin();
 		char	   *group = psprintf("pg_outbox.%s", outbox_apply_group_prefix());
 
-		asker->cons = outbox_consumer_create(outbox_server_oid(feed->sub->server, false), group, -1);
+		asker->cons = outbox_consumer_create(outbox_server_oid(feed->sub->server, false), group, 1, -1);
 		asker->fingerprint = feed->fingerprint;
 		outbox_transaction_commit(context);
 	}

@@ -225,7 +225,8 @@ connect_feed(OutboxFeed *feed)
 	serverid = outbox_server_oid(feed->sub->server, false);
 	feed->fingerprint = outbox_server_fingerprint(serverid);
 	group = psprintf("pg_outbox.%s.%s", outbox_apply_group_prefix(), feed->sub->name);
-	feed->cons = outbox_consumer_create(serverid, group, outbox_worker_event_fd());
+	feed->cons = outbox_consumer_create(serverid, group, outbox_subscription_count(feed->sub->server),
+										outbox_worker_event_fd());
 	outbox_offset_load(feed);
 	outbox_letters_load(feed);
 	if (!feed->counted)

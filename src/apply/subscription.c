@@ -77,6 +77,22 @@ outbox_subscription_exists(void)
 	return result;
 }
 
+int
+outbox_subscription_count(const char *server)
+{
+	static const char sql[] =
+	"SELECT count(*) FROM outbox._subscription WHERE state = 'running' AND server = $1";
+	OutboxSqlArg args[] = {sql_text(server)};
+	OutboxOwnerScope scope;
+	int			count;
+
+	outbox_statement_begin(&scope);
+	(void) outbox_statement_run(sql, lengthof(args), args);
+	count = (int) outbox_statement_get_int8(0, 1, 0);
+	outbox_statement_end(&scope);
+	return count;
+}
+
 void
 outbox_subscription_stop(const OutboxSubscription *sub, int sqlerrcode, const char *reason)
 {

@@ -45,6 +45,9 @@ extern List *outbox_subscription_load(void);
 /* Is there a running one?  Needs a transaction. */
 extern bool outbox_subscription_exists(void);
 
+/* How many run that read from the server?  Needs a transaction. */
+extern int	outbox_subscription_count(const char *server);
+
 /*
  * Stop it in the current transaction, with the reason.  A subscription that is
  * not running any more is left as it is.

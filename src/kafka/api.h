@@ -75,7 +75,8 @@ typedef struct OutboxKafkaApi
 	void		(*producer_close) (OutboxProducer *prod, int timeout_ms);
 
 	OutboxConsumer *(*consumer_create) (const OutboxServerSettings *settings,
-										const char *group_id, int event_fd);
+										const char *group_id, int sharers,
+										int event_fd);
 	void		(*consumer_assign) (OutboxConsumer *cons, const char *topic,
 									const OutboxPartitionOffset *parts, int nparts);
 	void		(*consumer_pause) (OutboxConsumer *cons, const char *topic,

@@ -159,10 +159,11 @@ typedef struct OutboxPartitionOffset
 /*
  * Consumer with manual assignment; group_id only names the offsets that are
  * committed to the broker for lag tools.  read_committed, no auto commit, no
- * auto offset reset: what is not there is reported as OUT_OF_RANGE.
+ * auto offset reset: what is not there is reported as OUT_OF_RANGE.  It is one
+ * of as many as "sharers" says, which share the default bounds on memory.
  */
 extern OutboxConsumer *outbox_consumer_create(Oid serverid, const char *group_id,
-											  int event_fd);
+											  int sharers, int event_fd);
 
 /* Replaces the assignment; partitions start at the given offsets. */
 extern void outbox_consumer_assign(OutboxConsumer *cons, const char *topic,

@@ -136,13 +136,13 @@ outbox_producer_close(OutboxProducer *prod, int timeout_ms)
 /* ---------------- consumer ---------------- */
 
 OutboxConsumer *
-outbox_consumer_create(Oid serverid, const char *group_id, int event_fd)
+outbox_consumer_create(Oid serverid, const char *group_id, int sharers, int event_fd)
 {
 	const OutboxKafkaApi *api = outbox_kafka_api();
 	OutboxServerSettings settings;
 
 	outbox_server_settings(serverid, &settings);
-	return api->consumer_create(&settings, group_id, event_fd);
+	return api->consumer_create(&settings, group_id, sharers, event_fd);
 }
 
 void

@@ -5,6 +5,9 @@
  *
  * There is one queue for everything.  What is fetched ahead is bounded for the
  * consumer as a whole, not by partition, because all partitions forward to it.
+ * Where a worker has many consumers, each has a share of what one would have, as
+ * of the time when it was made: the sum of 1 + 1/2 + 1/3 + ... grows slowly, so
+ * those that are older need not be made anew.
  *
  * A record owns its library event and a Holder, which is palloc'd in the
  * consumer's context; both are freed by consumer_release().  All that are out
@@ -16,14 +19,11 @@
 
 #include "utils/memutils.h"
 
+/* What is shared, and the least that one has. */
 #define FETCH_MAX_BYTES (8 * 1024 * 1024)
-
-static const Property consumer_defaults[] = {
-	{"queued.max.messages.kbytes", "16384"},
-	{"queued.min.messages", "50000"},
-	{"max.partition.fetch.bytes", "1048576"},
-	{NULL}
-};
+#define FETCH_LEAST_BYTES (1024 * 1024)
+#define QUEUE_MAX_KB (16 * 1024)
+#define QUEUE_LEAST_KB 1024
 
 /* What a record points into. */
 typedef struct Holder
@@ -42,10 +42,17 @@ typedef struct Holder
  */
 static void
 consumer_configure(OutboxConsumer *cons, const OutboxServerSettings *settings,
-				   const char *group_id, int event_fd)
+				   const char *group_id, int sharers, int event_fd)
 {
 	char		fetch_bytes[16];
-	Property	defaults[lengthof(consumer_defaults) + 1];
+	char		queue_kb[16];
+	Property	defaults[] = {
+		{"queued.max.messages.kbytes", queue_kb},
+		{"queued.min.messages", "50000"},
+		{"fetch.max.bytes", fetch_bytes},
+		{"max.partition.fetch.bytes", "1048576"},
+		{NULL}
+	};
 	Property	fixed[] = {
 		{"group.id", group_id},
 		{"enable.auto.commit", "false"},
@@ -59,18 +66,18 @@ consumer_configure(OutboxConsumer *cons, const OutboxServerSettings *settings,
 	int			max_message = atoi(client_setting(settings, "message.max.bytes",
 												  "1000000"));
 
+	sharers = Max(sharers, 1);
 	snprintf(fetch_bytes, sizeof(fetch_bytes), "%d",
-			 Max(FETCH_MAX_BYTES, max_message));
-	memcpy(defaults + 1, consumer_defaults, sizeof(consumer_defaults));
-	defaults[0].name = "fetch.max.bytes";
-	defaults[0].value = fetch_bytes;
+			 Max(Max(FETCH_MAX_BYTES / sharers, FETCH_LEAST_BYTES), max_message));
+	snprintf(queue_kb, sizeof(queue_kb), "%d",
+			 Max(QUEUE_MAX_KB / sharers, QUEUE_LEAST_KB));
 	client_create(&cons->client, RD_KAFKA_CONSUMER, settings, defaults, fixed,
 				  RD_KAFKA_EVENT_FETCH | RD_KAFKA_EVENT_OFFSET_COMMIT, event_fd);
 }
 
 OutboxConsumer *
 consumer_create(const OutboxServerSettings *settings, const char *group_id,
-				int event_fd)
+				int sharers, int event_fd)
 {
 	MemoryContext cxt = client_context("pg_outbox consumer");
 	OutboxConsumer *cons = MemoryContextAllocZero(cxt, sizeof(OutboxConsumer));
@@ -79,7 +86,7 @@ consumer_create(const OutboxServerSettings *settings, const char *group_id,
 	dlist_init(&cons->held);
 	PG_TRY();
 	{
-		consumer_configure(cons, settings, group_id, event_fd);
+		consumer_configure(cons, settings, group_id, sharers, event_fd);
 	}
 	PG_CATCH();
 	{

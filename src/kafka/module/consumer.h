@@ -19,7 +19,8 @@ struct OutboxConsumer
 };
 
 extern OutboxConsumer *consumer_create(const OutboxServerSettings *settings,
-									   const char *group_id, int event_fd);
+									   const char *group_id, int sharers,
+									   int event_fd);
 extern void consumer_assign(OutboxConsumer *cons, const char *topic,
 							const OutboxPartitionOffset *parts, int nparts);
 extern void consumer_pause(OutboxConsumer *cons, const char *topic,

@@ -390,7 +390,7 @@ test_consumer_open(PG_FUNCTION_ARGS)
 
 	library_open();
 	settings_from_array(PG_GETARG_ARRAYTYPE_P(0), &settings);
-	consumer = api->consumer_create(&settings, text_to_cstring(PG_GETARG_TEXT_PP(1)),
+	consumer = api->consumer_create(&settings, text_to_cstring(PG_GETARG_TEXT_PP(1)), 1,
 									event_fd);
 	PG_RETURN_VOID();
 }
