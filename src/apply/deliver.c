@@ -334,6 +334,8 @@ void
 outbox_deliver(OutboxFeed *feed, const OutboxRecord *records, char *fates, int n,
 			   bool in_order, int *delivered)
 {
+	int			parked = 0;
+
 	outbox_row_failed_column[0] = '\0';
 	*delivered = 0;
 	if (feed->sub->handler == NULL)
@@ -346,10 +348,11 @@ outbox_deliver(OutboxFeed *feed, const OutboxRecord *records, char *fates, int n
 	}
 	for (int i = 0; i < n; *delivered = ++i)
 	{
-		if (i > 0 && outbox_feed_turn_over(feed))
+		if (i > 0 && (parked >= feed->park_limit || outbox_feed_turn_over(feed)))
 			break;
 		if (in_order && outbox_letters_blocked(feed, &records[i]))
 		{
+			parked++;
 			outbox_letters_park_behind(feed, &records[i]);
 			fates[i] = OUTBOX_FATE_PARKED;
 		}

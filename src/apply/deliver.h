@@ -21,7 +21,8 @@
  *
  * For a handler, *delivered counts while it goes on: after an error it is the
  * place of the record that raised, and it is less than n, though not zero, if
- * the feed's turn was over before all were delivered.
+ * the feed's turn was over, or as many parked as may be, before all were
+ * delivered.
  */
 extern void outbox_deliver(OutboxFeed *feed, const OutboxRecord *records, char *fates,
 						   int n, bool in_order, int *delivered);

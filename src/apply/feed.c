@@ -17,6 +17,8 @@
 #include "common/compat.h"
 #include "apply/feed.h"
 
+#include <limits.h>
+
 #include "access/xact.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -75,6 +77,7 @@ outbox_feed_create(const OutboxSubscription *sub)
 	feed->limit = Min(FIRST_LIMIT, feed->max_records);
 	feed->next_letters = DT_NOEND;	/* until they are loaded */
 	feed->waiting_changed = true;	/* forget an earlier worker's */
+	feed->park_limit = INT_MAX;
 	MemoryContextSwitchTo(old);
 	return feed;
 }

@@ -109,6 +109,7 @@ typedef struct OutboxFeed
 	/* letters */
 	TimestampTz next_letters;	/* when one is due; DT_NOEND if none waits */
 	HTAB	   *blocked;		/* hashes of keys that wait; handlers only */
+	int			park_limit;		/* records to park in a turn, see letters.c */
 } OutboxFeed;
 
 extern OutboxFeed *outbox_feed_create(const OutboxSubscription *sub);

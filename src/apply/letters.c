@@ -9,6 +9,11 @@
  * says in advance which records have to wait.  It may name too many keys, not
  * too few: a letter with nobody before it is due at once.
  *
+ * Once the oldest goes through, those behind it follow in the same transaction.
+ * While there are more of them than a turn has time for, new records may be
+ * parked only half as fast as letters go through (feed->park_limit), so that a
+ * key that has many records is done with its letters in the end.
+ *
  * A replica needs no order.  Its events are whole rows with versions, so a
  * letter that was overtaken is stale when it is tried again.
  *
@@ -17,10 +22,14 @@
 #include "common/compat.h"
 #include "apply/letters.h"
 
+#include <limits.h>
+
+#include "access/xact.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
 #include "utils/array.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 
 #include "apply/batch.h"
 #include "apply/classify.h"
@@ -183,6 +192,22 @@ outbox_letters_store(OutboxFeed *feed, const OutboxRecord *rec, const ErrorData 
 	return outbox_dead_letter_store(&dl);
 }
 
+static bool
+has_letters(OutboxFeed *feed, const char *identity)
+{
+	static const char sql[] =
+	"SELECT 1 FROM outbox._dead_letter WHERE subscription = $1 AND identity = $2 AND direction = 'in'"
+	" AND state IN ('parked', 'dead', 'retry') LIMIT 1";
+	OutboxSqlArg args[] = {sql_int8(feed->sub->id), sql_text(identity)};
+	OutboxOwnerScope scope;
+	bool		result;
+
+	outbox_statement_begin(&scope);
+	result = outbox_statement_run(sql, lengthof(args), args) > 0;
+	outbox_statement_end(&scope);
+	return result;
+}
+
 void
 outbox_letters_park_behind(OutboxFeed *feed, const OutboxRecord *rec)
 {
@@ -192,8 +217,9 @@ outbox_letters_park_behind(OutboxFeed *feed, const OutboxRecord *rec)
 	dl.sqlerrcode = ERRCODE_SUCCESSFUL_COMPLETION;
 	dl.message = "waits for an earlier event with the same key";
 	dl.state = OUTBOX_LETTER_PARKED;
+	if (!has_letters(feed, dl.identity))
+		letter_is_due(feed, DT_NOBEGIN);
 	(void) outbox_dead_letter_store(&dl);
-	letter_is_due(feed, DT_NOBEGIN);	/* perhaps there is none before it */
 }
 
 void
@@ -338,50 +364,166 @@ letter_failed(int64 id, const ErrorData *edata, OutboxFaultKind kind)
 	outbox_statement_end(&scope);
 }
 
-/*
- * Try one again.  False if no other is worth trying now, for a reason that is
- * not the letter's: the feed has backed off.
- */
-static bool
-retry_letter(OutboxFeed *feed, int64 id, MemoryContext context, bool *skipped)
+/* What came of trying letters. */
+typedef struct LetterRound
 {
-	ErrorData  *volatile edata = NULL;
-	OutboxFaultKind kind;
+	int			driven;			/* went through */
+	bool		skipped;		/* some are due still, but in somebody's hands */
+	bool		backed_off;		/* the feed has, for a reason of its own */
+} LetterRound;
 
+/*
+ * Deliver the letter and note that it went through, in a subtransaction.
+ * Returns the error if that failed.  False in *found if it is not there to be
+ * tried.  Context is reset by the caller.
+ */
+static ErrorData *
+try_letter(OutboxFeed *feed, int64 id, MemoryContext context, bool *found)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile edata = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
 		OutboxRecord rec;
 		char		fate;
 		int			delivered;
 
-		(void) outbox_transaction_begin();
-		if (load_letter(id, &rec))
+		*found = load_letter(id, &rec);
+		if (*found)
 		{
 			OUTBOX_FAULT("letter-retry");
 			outbox_deliver(feed, &rec, &fate, 1, false, &delivered);
 			letter_went_through(id);
-			outbox_batch_end_run(feed);
 		}
-		else
-			*skipped = true;
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return edata;
+}
+
+/*
+ * If the reason is not the letter's the feed backs off: no other is worth
+ * trying now.
+ */
+static void
+note_failure(OutboxFeed *feed, LetterRound *round, int64 id, const ErrorData *edata)
+{
+	OutboxFaultKind kind = outbox_deliver_timed_out(feed, edata) ? OUTBOX_FAULT_DATA :
+	outbox_fault_classify(edata);
+
+	letter_failed(id, edata, kind);
+	if (kind != OUTBOX_FAULT_TRANSIENT)
+		return;
+	outbox_feed_back_off(feed, edata->message);
+	round->backed_off = true;
+}
+
+/*
+ * The letter and those that wait behind it, up to the first that is not due;
+ * at most "max".
+ */
+static int
+letters_from(OutboxFeed *feed, int64 head, int64 *ids, int max)
+{
+	static const char sql[] =
+	"SELECT id, state = 'retry' OR state = 'parked'"
+	" AND (next_attempt_at IS NULL OR next_attempt_at <= pg_catalog.clock_timestamp())"
+	" FROM outbox._dead_letter WHERE subscription = $1 AND direction = 'in' AND id > $2"
+	" AND identity = (SELECT identity FROM outbox._dead_letter WHERE id = $2)"
+	" AND state IN ('parked', 'dead', 'retry') ORDER BY id LIMIT $3";
+	OutboxSqlArg args[] = {sql_int8(feed->sub->id), sql_int8(head), sql_int8(max - 1)};
+	OutboxOwnerScope scope;
+	int			found;
+	int			n = 0;
+
+	ids[n++] = head;
+	if (feed->sub->handler == NULL || max == 1)
+		return n;				/* nothing waits for it */
+	outbox_statement_begin(&scope);
+	found = (int) outbox_statement_run(sql, lengthof(args), args);
+	for (int i = 0; i < found && outbox_statement_get_bool(i, 2); i++)
+		ids[n++] = outbox_statement_get_int8(i, 1, 0);
+	outbox_statement_end(&scope);
+	return n;
+}
+
+/*
+ * Try a letter, and if it goes through those behind it, as long as the turn
+ * lasts, in one transaction.  Returns the error if all of it was for nothing.
+ */
+static ErrorData *
+retry_from(OutboxFeed *feed, int64 head, int max, MemoryContext context, LetterRound *round)
+{
+	MemoryContext letter_context = AllocSetContextCreate(context, "pg_outbox letter",
+														 ALLOCSET_DEFAULT_SIZES);
+	ErrorData  *volatile error = NULL;
+	volatile int through = 0;
+
+	PG_TRY();
+	{
+		int64		ids[RETRY_BATCH];
+		int			n;
+
+		(void) outbox_transaction_begin();
+		n = letters_from(feed, head, ids, max);
+		for (int i = 0; i < n && (i == 0 || !outbox_feed_turn_over(feed)); i++)
+		{
+			bool		found;
+			ErrorData  *edata = try_letter(feed, ids[i], letter_context, &found);
+
+			if (edata != NULL)
+				note_failure(feed, round, ids[i], edata);
+			else if (!found)
+				round->skipped = true;
+			if (edata != NULL || !found)
+				break;
+			through++;
+			MemoryContextReset(letter_context);
+		}
+		OUTBOX_FAULT("letters-before-commit");
 		outbox_transaction_commit(context);
 	}
 	PG_CATCH();
 	{
-		edata = outbox_transaction_failed(context);
+		error = outbox_transaction_failed(context);
+		through = 0;
 	}
 	PG_END_TRY();
-	if (edata == NULL)
-		return true;
+	MemoryContextDelete(letter_context);
+	if (through > 0)
+		outbox_batch_end_run(feed);
+	round->driven += through;
+	return error;
+}
 
-	kind = outbox_deliver_timed_out(feed, edata) ? OUTBOX_FAULT_DATA : outbox_fault_classify(edata);
+/*
+ * What fails only when it is committed is tried with the first letter alone,
+ * to see whether it is that one's fault.
+ */
+static void
+retry_letter(OutboxFeed *feed, int64 head, MemoryContext context, LetterRound *round)
+{
+	ErrorData  *edata = retry_from(feed, head, RETRY_BATCH, context, round);
+
+	if (edata != NULL)
+		edata = retry_from(feed, head, 1, context, round);
+	if (edata == NULL)
+		return;
 	(void) outbox_transaction_begin();
-	letter_failed(id, edata, kind);
+	note_failure(feed, round, head, edata);
 	outbox_transaction_commit(context);
-	if (kind != OUTBOX_FAULT_TRANSIENT)
-		return true;
-	outbox_feed_back_off(feed, edata->message);
-	return false;
 }
 
 /* Ids of letters that are due, oldest first. */
@@ -414,19 +556,20 @@ outbox_letters_retry(OutboxFeed *feed)
 	MemoryContext old = MemoryContextSwitchTo(scratch);
 	int64		ids[RETRY_BATCH];
 	int			n;
-	bool		skipped = false;
+	LetterRound round = {0};
 
+	outbox_feed_begin_turn(feed);
 	(void) outbox_transaction_begin();
 	n = due_letters(feed, ids);
 	outbox_transaction_commit(scratch);
-	for (int i = 0; i < n; i++)
-		if (!retry_letter(feed, ids[i], scratch, &skipped))
-			break;
+	for (int i = 0; i < n && !round.backed_off && (i == 0 || !outbox_feed_turn_over(feed)); i++)
+		retry_letter(feed, ids[i], scratch, &round);
 
 	(void) outbox_transaction_begin();
 	outbox_letters_load(feed);
 	outbox_transaction_commit(scratch);
-	if (skipped)				/* due still, but in somebody's hands */
+	feed->park_limit = feed->next_letters > GetCurrentTimestamp() ? INT_MAX : Max(1, round.driven / 2);
+	if (round.skipped)
 		feed->next_letters = Max(feed->next_letters,
 								 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), HELD_RETRY_MS));
 	MemoryContextSwitchTo(old);

@@ -36,7 +36,7 @@ extern uint64 outbox_letters_hash(const OutboxRecord *rec);
  */
 extern void outbox_letters_remove_run(const OutboxFeed *feed);
 
-/* Try what is due, each letter in a transaction of its own. */
+/* Try what is due, as long as a turn lasts. */
 extern void outbox_letters_retry(OutboxFeed *feed);
 
 #endif							/* OUTBOX_LETTERS_H */
