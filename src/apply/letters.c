@@ -226,7 +226,7 @@ void
 outbox_letters_remove_run(const OutboxFeed *feed)
 {
 	static const char sql[] =
-	"DELETE FROM outbox._dead_letter WHERE name = $1 AND direction = 'in' AND topic = $2"
+	"DELETE FROM outbox._dead_letter WHERE subscription = $1 AND direction = 'in' AND topic = $2"
 	" AND partition = $3 AND kafka_offset >= $4 AND id >= $5 AND state IN ('parked', 'dead', 'retry')";
 	const OutboxFailureRun *run = &feed->run;
 	OutboxOwnerScope scope;
@@ -236,7 +236,7 @@ outbox_letters_remove_run(const OutboxFeed *feed)
 	outbox_statement_begin(&scope);
 	for (int i = 0; i < run->nplaces; i++)
 	{
-		OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_text(feed->sub->topic),
+		OutboxSqlArg args[] = {sql_int8(feed->sub->id), sql_text(feed->sub->topic),
 			sql_int4(run->places[i].partition), sql_int8(run->places[i].offset),
 		sql_int8(run->first_letter)};
 
