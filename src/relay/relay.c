@@ -37,10 +37,13 @@
 #define POLL_MS 1000			/* look at the log at least this often */
 #define UNSETTLED_MS 10			/* while acknowledged events are not settled */
 #define TRIM_INTERVAL_MS 5000
+#define SETTLED_ROTATION_BYTES (1024 * 1024)	/* worth to be given back, */
+#define SETTLED_ROTATION_MS 10000	/* so often */
 
 static List *flows = NIL;		/* RelayFlow * */
 static bool servers_changed = true;
 static TimestampTz last_trim = 0;
+static TimestampTz last_rotation = 0;
 static bool (*task_step) (void) = NULL;
 static int	segment_size_mb = 64;
 
@@ -240,6 +243,22 @@ rotation_size(void)
 }
 
 /*
+ * Is it time to go on in the next segment?  Also when all of a smaller one is
+ * settled, now and then: the limit of a session may be lower than ours, as its
+ * database, its role or itself has another pg_outbox.max_backlog.
+ */
+static bool
+rotation_due(int current, OutboxSnapshot *const *bases, int nbases)
+{
+	int64		size = outbox_segment_size(current);
+
+	return size >= rotation_size() ||
+		(size >= SETTLED_ROTATION_BYTES && nbases > 0 &&
+		 TimestampDifferenceExceeds(last_rotation, GetCurrentTimestamp(), SETTLED_ROTATION_MS) &&
+		 outbox_segment_settled(current, bases, nbases));
+}
+
+/*
  * Is nothing parked, as far as the flows know?
  */
 static bool
@@ -273,8 +292,8 @@ trim_log(void)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	current = outbox_segment_current();
-	if (outbox_segment_size(current) >= rotation_size())
-		(void) outbox_segment_advance();
+	if (rotation_due(current, bases, nbases) && outbox_segment_advance())
+		last_rotation = GetCurrentTimestamp();
 	for (int segment = 0; segment < OUTBOX_LOG_SEGMENTS && nbases > 0; segment++)
 		if (segment != outbox_segment_current())
 			(void) outbox_segment_trim(segment, bases, nbases);
