@@ -59,6 +59,13 @@ CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.server
 SET client_min_messages = warning;
 SELECT outbox.replicate('argument', 'argument');
 SELECT * FROM say('SELECT outbox.seek(''argument'', NULL)');
+SELECT c.command, s.* FROM (VALUES
+	('outbox.seek(''argument'', ''{'')'),
+	('outbox.seek(''argument'', ''earliest'', 0)'),
+	('outbox.seek(''argument'', ''-1'', 0)'),
+	('outbox.seek(''argument'', ''7'', 0)'),
+	('outbox.seek(''argument'', ''7'', -1)')) AS c (command),
+	LATERAL say('SELECT ' || c.command) AS s;
 SELECT outbox.unsubscribe('argument');
 
 -- Numbers of what does not exist, or exists no more

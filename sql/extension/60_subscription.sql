@@ -108,7 +108,7 @@ CREATE FUNCTION outbox.seek(name text, start text, partition int DEFAULT NULL) R
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_seek';
 COMMENT ON FUNCTION outbox.seek(text, text, int) IS
-'go on reading elsewhere: start as of outbox.replicate(), or the decimal number of an offset if a partition is named. Runs the subscription if it had stopped. A replica ignores what it has seen already';
+'go on reading elsewhere: start as of outbox.replicate(), or the decimal number of an offset if a partition, which must be one that is read already, is named. Runs the subscription if it had stopped. A replica ignores what it has seen already';
 
 CREATE FUNCTION outbox.pause_subscription(name text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE

@@ -615,6 +615,40 @@ outbox_resume_subscription(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Raise unless the partition is one of those that the subscription reads: with
+ * any other it would take the topic for another one, and stop.
+ */
+static void
+require_partition(const char *name, int32 partition)
+{
+	static const char sql[] =
+	"SELECT count(*) FILTER (WHERE partition = $2), min(partition), max(partition)"
+	" FROM outbox._offset WHERE subscription = $1";
+	OutboxSqlArg args[] = {sql_text(name), sql_int4(partition)};
+	int			first;
+	int			last;
+
+	if (partition < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("partition must not be negative")));
+	(void) outbox_statement_run(sql, lengthof(args), args);
+	if (outbox_statement_get_int8(0, 1, 0) > 0)
+		return;
+	first = outbox_statement_get_int4(0, 2, -1);
+	last = outbox_statement_get_int4(0, 3, -1);
+	if (first < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" has not begun to read", name),
+				 errhint("Pass no partition, and as start a JSON object of partitions and offsets.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("subscription \"%s\" does not read a partition %d", name, partition),
+			 errdetail("It reads partitions %d to %d.", first, last)));
+}
+
+/*
  * Where one partition shall go on, or where all begin anew.
  */
 static void
@@ -622,9 +656,8 @@ move_offsets(const char *name, const char *start, bool one, int32 partition)
 {
 	static const char all[] = "DELETE FROM outbox._offset WHERE subscription = $1";
 	static const char single[] =
-	"INSERT INTO outbox._offset (subscription, partition, next_offset) VALUES ($1, $2, $3)"
-	" ON CONFLICT (subscription, partition) DO UPDATE SET next_offset = excluded.next_offset,"
-	" last_offset = NULL, last_time_ms = NULL, last_id = NULL";
+	"UPDATE outbox._offset SET next_offset = $3, last_offset = NULL, last_time_ms = NULL,"
+	" last_id = NULL WHERE subscription = $1 AND partition = $2";
 	static const char begin_at[] =
 	"UPDATE outbox._subscription SET start = $2 WHERE name = $1";
 	int64		offset;
@@ -641,7 +674,8 @@ move_offsets(const char *name, const char *start, bool one, int32 partition)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid offset \"%s\"", start),
-				 errdetail("With a partition, start is the decimal number of an offset.")));
+				 errdetail("With a partition, start must be the decimal number of an offset.")));
+	require_partition(name, partition);
 	args[1] = sql_int4(partition);
 	args[2] = sql_int8(offset);
 	(void) outbox_statement_run(single, 3, args);

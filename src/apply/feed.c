@@ -317,6 +317,21 @@ assign_partitions(OutboxFeed *feed)
 }
 
 /*
+ * Why the partition cannot be read on from where it stands, which is behind
+ * its end.  If nothing was read before, somebody named the offset.
+ */
+static char *
+beyond_end(const OutboxFeed *feed, const OutboxFeedPartition *part, int64 high)
+{
+	if (part->last < 0)
+		return psprintf("partition %d of topic \"%s\" ends at offset " INT64_FORMAT ", before " INT64_FORMAT
+						" at which reading should begin", part->partition, feed->sub->topic, high, part->next);
+	return psprintf("partition %d of topic \"%s\" ends at offset " INT64_FORMAT ", before " INT64_FORMAT
+					" up to which it was read; the topic may have been created again",
+					part->partition, feed->sub->topic, high, part->next);
+}
+
+/*
  * A partition that was there and is not any more, or is shorter than what was
  * read of it: the topic is another one.
  */
@@ -335,9 +350,7 @@ check_known(OutboxFeed *feed, const OutboxPartitionOffset *parts, int nparts)
 			reason = psprintf("partition %d of topic \"%s\" is gone; the topic may have been created again",
 							  part->partition, feed->sub->topic);
 		else
-			reason = psprintf("partition %d of topic \"%s\" ends at offset " INT64_FORMAT ", before " INT64_FORMAT
-							  " up to which it was read; the topic may have been created again",
-							  part->partition, feed->sub->topic, now->high, part->next);
+			reason = beyond_end(feed, part, now->high);
 		outbox_feed_stop(feed, ERRCODE_DATA_EXCEPTION, reason);
 		return false;
 	}
@@ -435,9 +448,7 @@ handle_out_of_range(OutboxFeed *feed, int32 partition)
 		reason = psprintf("offsets " INT64_FORMAT " to " INT64_FORMAT " of partition %d of topic \"%s\" were removed before they were read",
 						  part->next, now->low - 1, partition, feed->sub->topic);
 	else
-		reason = psprintf("partition %d of topic \"%s\" ends at offset " INT64_FORMAT ", before " INT64_FORMAT
-						  " up to which it was read; the topic may have been created again",
-						  partition, feed->sub->topic, now->high, part->next);
+		reason = beyond_end(feed, part, now->high);
 	if (!feed->sub->continue_on_loss)
 	{
 		outbox_feed_stop(feed, ERRCODE_DATA_EXCEPTION, reason);

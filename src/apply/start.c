@@ -10,6 +10,7 @@
 
 #include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
 #include "apply/apply.h"
@@ -40,6 +41,8 @@ check_offsets(const char *start)
 	int64		partition;
 	int64		offset;
 
+	/* whose error does not speak of an event */
+	(void) DirectFunctionCall1(jsonb_in, CStringGetDatum(start));
 	outbox_json_begin(&scan, "start", start, strlen(start));
 	while (outbox_json_next(&scan, &name, &value))
 		if (!parse_member(&name, &value, &partition, &offset))

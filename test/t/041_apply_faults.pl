@@ -107,6 +107,18 @@ is_soon($node, 'shop', q(SELECT state, stopped_reason FROM outbox.subscriptions 
 is($node->safe_psql('shop', q(SELECT (SELECT string_agg(id::text, ',') FROM stops), next_offset FROM outbox.stat_subscriptions WHERE name = 'stops')), '1|1', 'with all before it applied');
 $node->safe_psql('shop', q(SELECT outbox.seek('stops', '2', 0)));
 is_soon($node, 'shop', q(SELECT string_agg(id::text, ',' ORDER BY id) FROM stops), '1,2', 'seek steps over it');
+for my $partition (1, 2000000000)
+{
+	my ($rc, $out, $err) = $node->psql('shop', "\\set VERBOSITY verbose\nSELECT outbox.seek('stops', '3', $partition)");
+	like($err, qr/22023.*"stops" does not read a partition $partition.*It reads partitions 0 to 0/s, "seek refuses partition $partition");
+}
+is($node->safe_psql('shop', q(SELECT state FROM outbox.subscriptions WHERE name = 'stops')), 'running', 'which leaves the subscription as it was');
+$node->safe_psql('shop', q(SELECT outbox.seek('stops', '99', 0)));
+is_soon($node, 'shop', q(SELECT state, stopped_reason ~ 'ends at offset 3, before 99 at which reading should begin' FROM outbox.subscriptions WHERE name = 'stops'),
+	'stopped|t', 'an offset that is not there yet: it stops with the reason');
+$node->safe_psql('shop', q(SELECT outbox.seek('stops', '3', 0)));
+produce($stops, '{"id": 3, "version": 3}');
+is_soon($node, 'shop', q(SELECT string_agg(id::text, ',' ORDER BY id) FROM stops), '1,2,3', 'and goes on from another');
 my $skips = subscribe('skips', 'id int PRIMARY KEY', q(, on_error => 'skip'));
 produce($skips, '{"id": 1, "version": 1}', 'bad', '{"id": 2, "version": 2}');
 is_soon($node, 'shop', q(SELECT string_agg(id::text, ',' ORDER BY id) FROM skips), '1,2', 'skip: passes over it');
