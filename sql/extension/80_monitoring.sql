@@ -124,7 +124,7 @@ COMMENT ON VIEW outbox.stat_topics IS 'one row per topic of a publication, and p
 
 CREATE VIEW outbox.stat_subscriptions AS
 SELECT s.name, s.topic, o.partition, s.state, o.next_offset, o.high_watermark,
-	greatest(o.high_watermark - o.next_offset, 0) AS lag,
+	CASE WHEN o.high_watermark IS NOT NULL THEN greatest(o.high_watermark - o.next_offset, 0) END AS lag,
 	o.received - coalesce(r.received, 0) AS received,
 	o.applied - coalesce(r.applied, 0) AS applied,
 	o.deleted - coalesce(r.deleted, 0) AS deleted,
@@ -139,7 +139,7 @@ SELECT s.name, s.topic, o.partition, s.state, o.next_offset, o.high_watermark,
 FROM outbox._subscription s LEFT JOIN outbox._offset o ON o.subscription = s.name
 	LEFT JOIN outbox._reset_subscription r ON r.subscription = o.subscription AND r.partition = o.partition;
 COMMENT ON VIEW outbox.stat_subscriptions IS
-'one row per subscription and partition: the next offset to read, the end of the partition when it was last seen, lag in records, and, since the offsets were first stored or outbox.stat_reset(), how many events were received and what became of them (as in outbox.apply_result; handlers count as applied; dead and parked: set aside at first, see outbox.dead_letters; lost: offsets that the broker no longer had)';
+'one row per subscription and partition: the next offset to read, the end of the partition when it was last seen (null: never), lag in records behind that, and, since the offsets were first stored or outbox.stat_reset(), how many events were received and what became of them (as in outbox.apply_result; handlers count as applied; dead and parked: set aside at first, see outbox.dead_letters; lost: offsets that the broker no longer had)';
 
 CREATE VIEW outbox.stat_log AS
 SELECT u.bytes, u.limit_bytes, (SELECT last_value FROM outbox._log_current) AS rotations, u.held_by
@@ -198,7 +198,8 @@ SELECT 'subscription', s.name,
 	CASE WHEN s.state <> 'running' THEN NULL WHEN q.server IS NOT NULL THEN 'a broker that answers'
 		 WHEN w.pid IS NULL THEN 'the applier' ELSE s.waiting_for END,
 	(SELECT pg_catalog.sum(greatest(o.high_watermark - o.next_offset, 0))::bigint
-	 FROM outbox._offset AS o WHERE o.subscription = s.name), NULL,
+	 FROM outbox._offset AS o WHERE o.subscription = s.name AND s.state = 'running' AND w.pid IS NOT NULL AND q.server IS NULL
+	 HAVING pg_catalog.bool_and(o.high_watermark IS NOT NULL)), NULL,
 	CASE WHEN s.state <> 'running' THEN s.stopped_reason ELSE q.reason END,
 	CASE WHEN s.state <> 'running' THEN s.stopped_at ELSE q.since END
 FROM outbox.subscriptions AS s JOIN w ON w.worker = 'applier'
@@ -213,7 +214,7 @@ SELECT 'log', 'event log', 'open',
 		 WHEN l.bytes < l.limit_bytes THEN 'nearly full' ELSE 'full' END,
 	l.held_by, l.bytes, NULL, NULL, NULL
 FROM outbox.stat_log AS l;
-COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), unreachable (no broker of the server answers, since last_error_at), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (log: bytes; copy: rows left, estimated, 0 if there are more than estimated), lag in seconds';
+COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), unreachable (no broker of the server answers, since last_error_at), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (null: not known, as of a subscription that does not read; log: bytes; copy: rows left, estimated, 0 if there are more than estimated), lag in seconds';
 
 CREATE VIEW outbox.events AS
 SELECT e.id, e.version, e.op, coalesce(e.server, s.server) AS server, coalesce(e.topic, s.topic) AS topic,

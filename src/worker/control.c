@@ -274,6 +274,42 @@ look_at_worker(int kind, WorkerView *view)
 	outbox_shared_unlock();
 }
 
+/*
+ * The last probe may be older than what there is to do now: nothing announces
+ * what a restore brings, so it shows only at the next scan.  Look ourselves.
+ */
+static void
+look_for_work(int kind, WorkerView *view)
+{
+	char		reason[OUTBOX_REASON_LEN];
+	OutboxOwnerScope scope;
+	OutboxDuty	duty;
+
+	if (strcmp(view->state, "idle") != 0)
+		return;
+	outbox_owner_enter(&scope);
+	duty = outbox_duty_find(kind, reason, sizeof(reason));
+	outbox_owner_leave(&scope);
+	switch (duty)
+	{
+		case OUTBOX_DUTY_NONE:
+		case OUTBOX_DUTY_NOT_INSTALLED:
+			break;
+		case OUTBOX_DUTY_WORK:
+			view_says(view, "starting", "");
+			break;
+		case OUTBOX_DUTY_PAUSED:
+			view_says(view, "paused", reason);
+			break;
+		case OUTBOX_DUTY_VERSION:
+			view_says(view, "stopped", reason);
+			break;
+		case OUTBOX_DUTY_COPY:
+			view_says(view, "waiting", reason);
+			break;
+	}
+}
+
 static void
 put_worker_row(ReturnSetInfo *rsinfo, int kind)
 {
@@ -282,6 +318,7 @@ put_worker_row(ReturnSetInfo *rsinfo, int kind)
 	bool		nulls[9] = {0};
 
 	look_at_worker(kind, &view);
+	look_for_work(kind, &view);
 	values[0] = CStringGetTextDatum(outbox_slot_name(kind));
 	values[1] = Int32GetDatum(view.slot.pid);
 	nulls[1] = view.slot.pid == 0;

@@ -27,9 +27,10 @@ my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
 $node->command_ok([ 'pg_dump', '-Fc', '-f', $dump, $node->connstr('original') ], 'dump');
 $node->safe_psql('postgres', 'CREATE DATABASE restored');
 $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('restored'), $dump ], 'restore');
+is($node->safe_psql('restored', $copies), '1', 'status says at once that it is a copy');
 my ($rc, $out, $err) = $node->psql('restored', 'SELECT outbox.wait_until_running()');
 like($err, qr/workers of this database cannot run.*resume: this database is a copy/s, 'it waits for resume');
-is($node->safe_psql('restored', $copies), '1', 'status says so');
+is($node->safe_psql('restored', $copies), '1', 'status says so still');
 like(slurp_file($node->logfile), qr/workers of database "restored" do not start/, 'the log too');
 
 give_work($node, 'restored', 'applier');

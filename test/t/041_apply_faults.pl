@@ -74,10 +74,12 @@ is_soon($node, 'shop', q(SELECT state, stopped_sqlstate, stopped_reason ~ '10 ev
 is($node->safe_psql('shop', q(SELECT count(*) FROM outbox.dead_letters WHERE name = 'many')), '0', 'and none of them is a dead letter');
 is($node->safe_psql('shop', q(SELECT next_offset, received, applied, dead FROM outbox.stat_subscriptions WHERE name = 'many')),
 	'20|20|20|0', 'it stands where they began');
+is($node->safe_psql('shop', q(SELECT health, backlog IS NULL FROM outbox.status WHERE kind = 'subscription' AND name = 'many')), 'stopped|t', 'nobody knows its backlog now');
 produce($orders, '{"id": 4, "note": "x", "version": 4}');
 is_soon($node, 'shop', 'SELECT count(*) FROM orders WHERE id = 4', '1', 'the others go on');
 $node->safe_psql('shop', q(ALTER TABLE many RENAME name TO title; SELECT outbox.resume_subscription('many')));
 is_soon($node, 'shop', 'SELECT count(*) FROM many WHERE version = 100', '1000', 'mended it goes on from there');
+is_soon($node, 'shop', q(SELECT health, backlog FROM outbox.status WHERE kind = 'subscription' AND name = 'many'), 'ok|0', 'and has none in the end');
 
 # ---------------------------------------------------------------------------
 # Tables that change or go (scenario 20)
