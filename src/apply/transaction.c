@@ -12,8 +12,21 @@
 #include "commands/trigger.h"
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
+#include "storage/lock.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+
+/*
+ * Locks of the session outlive its transactions, failed ones included.  What
+ * takes them is code of a target's owner, who has no session here: the next to
+ * run may be somebody else's.  All else that lasts, such as temporary tables,
+ * prepared statements and LISTEN, is refused in a security-restricted operation.
+ */
+static void
+release_session(void)
+{
+	LockReleaseSession(USER_LOCKMETHOD);
+}
 
 MemoryContext
 outbox_transaction_begin(void)
@@ -35,6 +48,7 @@ outbox_transaction_commit(MemoryContext context)
 {
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	release_session();
 	MemoryContextSwitchTo(context);
 }
 
@@ -47,6 +61,7 @@ outbox_transaction_failed(MemoryContext context)
 	edata = CopyErrorData();
 	FlushErrorState();
 	AbortOutOfAnyTransaction();
+	release_session();
 	MemoryContextSwitchTo(context);
 	return edata;
 }

@@ -72,6 +72,37 @@ END
 is_soon($node, 'postgres', q(SELECT count(*) FROM seen WHERE who = 'bob'), '1', 'another one comes next');
 is($node->safe_psql('postgres', q(SELECT place FROM seen WHERE who = 'bob')), 'pg_catalog, pg_temp 4MB', 'and sees nothing of it');
 
+# Nor do locks stay, whether it succeeds or fails.
+$node->safe_psql('postgres', <<"END");
+SET ROLE alice;
+CREATE OR REPLACE FUNCTION alice.handler(e outbox.event) RETURNS void LANGUAGE plpgsql AS \$\$ BEGIN
+	PERFORM pg_advisory_lock(e.value::int), pg_advisory_lock_shared(e.value::int);
+	IF e.value = '3' THEN
+		RAISE EXCEPTION 'no';
+	END IF;
+END \$\$;
+END
+topic_write($broker, $orders, map { {key => $_, value => $_} } 2 .. 4);
+is_soon($node, 'postgres', q(SELECT sum(applied) || ' ' || sum(dead) FROM outbox.stat_subscriptions WHERE name = 'a'), '3 1', 'a handler takes locks of the session');
+is_soon($node, 'postgres', q(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'), '0', 'which end with its transaction', 20);
+
+# What lasts longer than a transaction is refused.
+my %lasting = (
+	'create temp table t ()' => 'temporary table', 'listen x' => 'LISTEN', 'prepare p as select 1' => 'PREPARE',
+	'declare c cursor with hold for select 1' => 'cursor');
+for my $command (sort keys %lasting)
+{
+	$node->safe_psql('postgres', <<"END");
+SET ROLE alice;
+CREATE OR REPLACE FUNCTION alice.handler(e outbox.event) RETURNS void LANGUAGE plpgsql AS \$\$ BEGIN
+	EXECUTE '$command';
+END \$\$;
+END
+	topic_write($broker, $orders, {key => $command, value => '1'});
+	is_soon($node, 'postgres', qq(SELECT sqlstate || ' ' || message FROM outbox.dead_letters WHERE name = 'a' AND convert_from(key, 'UTF8') = '$command'),
+		qr/^42501 .*\Q$lasting{$command}\E.* security-restricted operation|^\S+ .*cursor/, "$command: refused");
+}
+
 # Who forgets the search path is told.
 my %said = (
 	'LANGUAGE sql AS $$SELECT 1$$' => 1,
