@@ -36,6 +36,12 @@ wake_relay(int64 nevents)
 	outbox_worker_wake(OUTBOX_WORKER_RELAY);
 }
 
+static void
+ask_relay_for_room(void)
+{
+	outbox_worker_ask(OUTBOX_WORKER_RELAY);
+}
+
 void
 _PG_init(void)
 {
@@ -49,6 +55,7 @@ _PG_init(void)
 	outbox_server_altered_hook = outbox_worker_tell_at_commit;
 	outbox_log_init();
 	outbox_log_set_commit_hook(wake_relay);
+	outbox_log_set_full_hook(ask_relay_for_room);
 	outbox_capture_init();
 	outbox_relay_init();
 	outbox_relay_set_task(outbox_copy_step);

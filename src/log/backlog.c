@@ -57,6 +57,13 @@ static TimestampTz warned_at = 0;
 static bool full = false;
 static int64 size_seen;
 static int64 limit_seen;
+static void (*full_hook) (void) = NULL;
+
+void
+outbox_log_set_full_hook(void (*hook) (void))
+{
+	full_hook = hook;
+}
 
 int64
 outbox_log_size(void)
@@ -93,6 +100,8 @@ look(TimestampTz now)
 	size_seen = outbox_log_size();
 	limit_seen = outbox_log_limit(size_seen);
 	full = limit_seen >= 0 && size_seen >= limit_seen;
+	if (full && full_hook != NULL)
+		full_hook();
 	if (full || limit_seen < 0 || size_seen < WARN_SHARE * limit_seen)
 		return;
 	if (!TimestampDifferenceExceeds(warned_at, now, WARN_INTERVAL_MS))

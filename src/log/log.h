@@ -51,6 +51,9 @@ extern bool outbox_log_has_room(void);
  */
 extern void outbox_log_set_commit_hook(void (*hook) (int64 nevents));
 
+/* Called whenever a backend finds the log full; likewise. */
+extern void outbox_log_set_full_hook(void (*hook) (void));
+
 /* Visit the events of this transaction that are still in memory. */
 typedef void (*OutboxEventVisitor) (const OutboxEvent *ev, void *arg);
 extern void outbox_log_visit_pending(OutboxEventVisitor visit, void *arg);

@@ -37,13 +37,11 @@
 #define POLL_MS 1000			/* look at the log at least this often */
 #define UNSETTLED_MS 10			/* while acknowledged events are not settled */
 #define TRIM_INTERVAL_MS 5000
-#define SETTLED_ROTATION_BYTES (1024 * 1024)	/* worth to be given back, */
-#define SETTLED_ROTATION_MS 10000	/* so often */
 
 static List *flows = NIL;		/* RelayFlow * */
 static bool servers_changed = true;
 static TimestampTz last_trim = 0;
-static TimestampTz last_rotation = 0;
+static bool room_wanted = false;	/* a writer found the log full */
 static bool (*task_step) (void) = NULL;
 static int	segment_size_mb = 64;
 
@@ -243,19 +241,15 @@ rotation_size(void)
 }
 
 /*
- * Is it time to go on in the next segment?  Also when all of a smaller one is
- * settled, now and then: the limit of a session may be lower than ours, as its
- * database, its role or itself has another pg_outbox.max_backlog.
+ * Is it time to go on in the next segment?  Also where a writer found the log
+ * full and all of it is settled: his limit may be lower than ours, as his
+ * database, his role or he himself has another pg_outbox.max_backlog.
  */
 static bool
 rotation_due(int current, OutboxSnapshot *const *bases, int nbases)
 {
-	int64		size = outbox_segment_size(current);
-
-	return size >= rotation_size() ||
-		(size >= SETTLED_ROTATION_BYTES && nbases > 0 &&
-		 TimestampDifferenceExceeds(last_rotation, GetCurrentTimestamp(), SETTLED_ROTATION_MS) &&
-		 outbox_segment_settled(current, bases, nbases));
+	return outbox_segment_size(current) >= rotation_size() ||
+		(room_wanted && nbases > 0 && outbox_segment_settled(current, bases, nbases));
 }
 
 /*
@@ -292,8 +286,9 @@ trim_log(void)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	current = outbox_segment_current();
-	if (rotation_due(current, bases, nbases) && outbox_segment_advance())
-		last_rotation = GetCurrentTimestamp();
+	if (rotation_due(current, bases, nbases))
+		(void) outbox_segment_advance();
+	room_wanted = false;		/* he asks again */
 	for (int segment = 0; segment < OUTBOX_LOG_SEGMENTS && nbases > 0; segment++)
 		if (segment != outbox_segment_current())
 			(void) outbox_segment_trim(segment, bases, nbases);
@@ -446,6 +441,7 @@ relay_main(void)
 		progress = run_flows();
 		if (task_step != NULL && flows_keep_up())
 			progress |= task_step();
+		room_wanted |= outbox_worker_asked();
 		trim_if_due();
 		report();
 		(void) outbox_worker_wait(progress ? 0 : wait_timeout());

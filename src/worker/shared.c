@@ -68,6 +68,7 @@ database_reset(OutboxDatabase *db)
 		slot->generation = generation + 1;
 		pg_atomic_init_u64(&slot->latch, 0);
 		pg_atomic_init_u32(&slot->sleeping, 0);
+		pg_atomic_init_u32(&slot->asked, 0);
 		pg_atomic_init_u32(&slot->stopping, 0);
 	}
 }

@@ -94,6 +94,7 @@ typedef struct OutboxSlot
 	pg_atomic_uint64 latch;		/* Latch * of the process, 0 if none */
 	pg_atomic_uint32 sleeping;	/* 1: a writer must set the latch */
 	pg_atomic_uint32 stopping;	/* 1: the process was told to stop */
+	pg_atomic_uint32 asked;		/* 1: outbox_worker_ask() was called */
 
 	/* Reported */
 	char		report[16];		/* valid in RUNNING and BLOCKED */

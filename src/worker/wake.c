@@ -51,6 +51,16 @@ own_database(void)
 }
 
 void
+outbox_worker_ask(OutboxWorkerKind kind)
+{
+	OutboxDatabase *db;
+
+	if (outbox_shared == NULL || (db = own_database()) == NULL)
+		return;
+	pg_atomic_write_u32(&db->slots[kind].asked, 1);
+}
+
+void
 outbox_worker_wake(OutboxWorkerKind kind)
 {
 	OutboxDatabase *db;

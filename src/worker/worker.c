@@ -298,6 +298,13 @@ outbox_worker_wait(long timeout_ms)
 /*
  * The barrier is the worker's half of the protocol in wake.c.
  */
+bool
+outbox_worker_asked(void)
+{
+	return pg_atomic_read_u32(&my_slot->asked) != 0 &&
+		pg_atomic_exchange_u32(&my_slot->asked, 0) != 0;
+}
+
 void
 outbox_worker_set_sleeping(bool sleeping)
 {

@@ -124,7 +124,16 @@ extern void outbox_worker_report_error(const char *message);
  */
 extern void outbox_worker_set_sleeping(bool sleeping);
 
+/* Has somebody called outbox_worker_ask() since this was asked last? */
+extern bool outbox_worker_asked(void);
+
 /* ---------------- in any backend ---------------- */
+
+/*
+ * Ask this database's worker to do now what it else does when it is time: the
+ * relay, to make room in the log.  Takes no lock, wakes nobody.
+ */
+extern void outbox_worker_ask(OutboxWorkerKind kind);
 
 /*
  * Wake this database's worker.  Safe in commit callbacks: takes no lock that

@@ -58,8 +58,9 @@ is(scalar(keys %id), 4001, 'all of it');
 # Delivered events are no reason to refuse new ones: under a limit that only
 # sessions know of, and under the relay's own.
 $node->safe_psql('postgres', "ALTER DATABASE postgres SET pg_outbox.max_backlog = '3MB'");
-is_soon($node, 'postgres', "SELECT health FROM outbox.status WHERE kind = 'log'", 'ok',
-	'settled events make room, whatever the relay takes for the limit');
+($rc, $out, $err) = $node->psql('postgres', "SELECT outbox.emit('$topic', 'k', 'in vain')");
+like($err, qr/the event log is full/, 'settled events fill the log of a session with a lower limit than the relay\'s');
+is_soon($node, 'postgres', "SELECT health FROM outbox.status WHERE kind = 'log'", 'ok', 'not for long');
 $node->safe_psql('postgres', "ALTER DATABASE postgres RESET pg_outbox.max_backlog; SELECT outbox.emit('$topic', 'k', repeat('x', 1000)) FROM generate_series(1, 4000)");
 is_soon($node, 'postgres', 'SELECT backlog_events FROM outbox.stat_servers', '0', 'more is delivered');
 $node->append_conf('postgresql.conf', "pg_outbox.max_backlog = '3MB'\n");
