@@ -34,6 +34,7 @@ outbox_transaction_begin(void)
 	MemoryContext context = CurrentMemoryContext;
 	ConstraintsSetStmt *stmt;
 
+	SetCurrentStatementStartTimestamp();	/* what now() is */
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	stmt = makeNode(ConstraintsSetStmt);

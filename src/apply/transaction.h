@@ -11,11 +11,11 @@
 #include "postgres.h"
 
 /*
- * Begin with a snapshot and with constraints checked at once: deferred ones
- * would fail at commit, where the event that violates one cannot be told, and
- * with the wrong rights.  What is allocated meanwhile goes with the
- * transaction.  Returns the memory context for outbox_transaction_commit(),
- * which makes it current again.
+ * Begin with a snapshot, with now() being this moment, and with constraints
+ * checked at once: deferred ones would fail at commit, where the event that
+ * violates one cannot be told, and with the wrong rights.  What is allocated
+ * meanwhile goes with the transaction.  Returns the memory context for
+ * outbox_transaction_commit(), which makes it current again.
  */
 extern MemoryContext outbox_transaction_begin(void);
 extern void outbox_transaction_commit(MemoryContext context);
