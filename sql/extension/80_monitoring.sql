@@ -33,20 +33,22 @@ REVOKE ALL ON FUNCTION outbox._backlog() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox._backlog() TO pg_monitor;
 
 -- A segment is emptied only while nobody has a lock on it.  Who writes to the
--- current one is in nobody's way.
+-- current one is in nobody's way.  Segments come first: to ask for the size of
+-- any other table that is locked would be to wait for it.
 CREATE FUNCTION outbox._log_usage(OUT bytes bigint, OUT limit_bytes bigint, OUT held_by text)
 	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS $$
+WITH s AS MATERIALIZED (
+	SELECT t.relid FROM outbox._log_current AS c CROSS JOIN generate_series(0, 2) AS n
+		CROSS JOIN LATERAL to_regclass('outbox._log_' || n) AS t (relid)
+	WHERE n <> c.last_value % 3 AND pg_relation_size(t.relid) > 0)
 SELECT u.bytes, u.limit_bytes, (
 	SELECT string_agg(DISTINCT coalesce('process ' || l.pid, format('prepared transaction "%s"', x.gid)), ', ')
-	FROM outbox._log_current AS c CROSS JOIN pg_locks AS l
+	FROM s JOIN pg_locks AS l ON l.relation = s.relid
 		LEFT JOIN (pg_locks AS t JOIN pg_prepared_xacts AS x ON x.transaction = t.transactionid)
 			ON l.pid IS NULL AND t.pid IS NULL AND t.virtualtransaction = l.virtualtransaction
 	WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
 		AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-		AND l.relation IN (SELECT to_regclass('outbox._log_' || n)::oid FROM generate_series(0, 2) AS n
-						   WHERE n <> c.last_value % 3)
-		AND pg_relation_size(l.relation) > 0
 		AND NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = l.pid AND a.backend_type ^@ 'pg_outbox'))
 FROM outbox._log_space() AS u
 $$;

@@ -96,6 +96,10 @@ for my $i (1 .. 4)
 }
 is($node->safe_psql('held', 'SELECT held_by FROM outbox.stat_log'), 'prepared transaction "holder"', 'who holds one is told');
 is($node->safe_psql('held', q(SELECT waiting_for FROM outbox.status WHERE kind = 'log')), 'prepared transaction "holder"', 'by status as well');
+$node->safe_psql('held', "CREATE TABLE other (a int); BEGIN; ALTER TABLE other ADD b int; PREPARE TRANSACTION 'altered'");
+is($node->safe_psql('held', q(SET statement_timeout = '10s'; SELECT waiting_for FROM outbox.status WHERE kind = 'log')),
+	'prepared transaction "holder"', 'without waiting for other tables that are locked');
+$node->safe_psql('held', "COMMIT PREPARED 'altered'");
 is_soon($node, 'held', "SELECT sum(pg_relation_size('outbox._log_' || n)) < 8 * 1024 * 1024 FROM generate_series(0, 2) n", 't', 'the log does not grow');
 $node->safe_psql('held', "COMMIT PREPARED 'holder'");
 is_soon($node, 'held', 'SELECT settled_events FROM outbox.stat_servers', $sent + 1, 'what was prepared is sent');
