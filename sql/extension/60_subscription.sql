@@ -28,7 +28,7 @@ CREATE TABLE outbox._subscription (
 CREATE INDEX _subscription_target_idx ON outbox._subscription (target);
 COMMENT ON TABLE outbox._subscription IS 'subscriptions; internal, see view outbox.subscriptions';
 COMMENT ON COLUMN outbox._subscription.starts IS 'how often a worker began with it since an event was last applied: many mean that an event kills the worker';
-COMMENT ON COLUMN outbox._subscription.id IS 'what dead letters belong to: another subscription may have had the name before';
+COMMENT ON COLUMN outbox._subscription.id IS 'which subscription it is, for the worker and for dead letters: another one may have had the name before';
 SELECT pg_catalog.pg_extension_config_dump('outbox._subscription', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox._subscription_id_seq', '');
 

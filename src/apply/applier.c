@@ -77,7 +77,8 @@ is_current(OutboxFeed *feed, List *subs)
 	Oid			serverid;
 	uint64		fingerprint;
 
-	if (feed->gone || sub == NULL || sub->generation != feed->sub->generation)
+	if (feed->gone || sub == NULL || sub->id != feed->sub->id ||
+		sub->generation != feed->sub->generation)
 		return false;
 	if (feed->cons == NULL)
 		return true;
@@ -114,6 +115,7 @@ sync_feeds(void)
 
 	MemoryContextSwitchTo(context);
 	subs = outbox_subscription_load();
+	outbox_subscription_forget_waiting();
 	foreach(lc, feeds)
 		if (!is_current(lfirst(lc), subs))
 		stale = lappend(stale, lfirst(lc));

@@ -58,8 +58,9 @@ void
 outbox_offset_insert(OutboxFeed *feed, int32 partition, int64 next)
 {
 	static const char sql[] =
-	"INSERT INTO outbox._offset (subscription, partition, next_offset) VALUES ($1, $2, $3)";
-	OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_int4(partition), sql_int8(next)};
+	"INSERT INTO outbox._offset (subscription, partition, next_offset)"
+	" SELECT name, $2, $3 FROM outbox._subscription WHERE id = $1";
+	OutboxSqlArg args[] = {sql_int8(feed->sub->id), sql_int4(partition), sql_int8(next)};
 	OutboxOwnerScope scope;
 
 	outbox_statement_begin(&scope);

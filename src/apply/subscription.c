@@ -99,8 +99,8 @@ outbox_subscription_stop(const OutboxSubscription *sub, int sqlerrcode, const ch
 	static const char sql[] =
 	"UPDATE outbox._subscription SET state = 'stopped', stopped_sqlstate = $2,"
 	" stopped_reason = $3, stopped_at = pg_catalog.clock_timestamp()"
-	" WHERE name = $1 AND state = 'running' AND generation = $4";
-	OutboxSqlArg args[] = {sql_text(sub->name), sql_text(unpack_sql_state(sqlerrcode)),
+	" WHERE id = $1 AND state = 'running' AND generation = $4";
+	OutboxSqlArg args[] = {sql_int8(sub->id), sql_text(unpack_sql_state(sqlerrcode)),
 	sql_text(reason), sql_int8(sub->generation)};
 	OutboxOwnerScope scope;
 
@@ -113,8 +113,8 @@ void
 outbox_subscription_count_start(OutboxSubscription *sub)
 {
 	static const char sql[] =
-	"UPDATE outbox._subscription SET starts = starts + 1 WHERE name = $1 RETURNING starts";
-	OutboxSqlArg args[] = {sql_text(sub->name)};
+	"UPDATE outbox._subscription SET starts = starts + 1 WHERE id = $1 RETURNING starts";
+	OutboxSqlArg args[] = {sql_int8(sub->id)};
 	OutboxOwnerScope scope;
 
 	outbox_statement_begin(&scope);
@@ -128,8 +128,8 @@ outbox_subscription_reset_starts(OutboxSubscription *sub)
 {
 	static const char sql[] =
 	"UPDATE outbox._subscription SET starts = 0, suspect_partition = NULL,"
-	" suspect_offset = NULL, suspect_count = 0 WHERE name = $1";
-	OutboxSqlArg args[] = {sql_text(sub->name)};
+	" suspect_offset = NULL, suspect_count = 0 WHERE id = $1";
+	OutboxSqlArg args[] = {sql_int8(sub->id)};
 	OutboxOwnerScope scope;
 
 	outbox_statement_begin(&scope);
@@ -145,8 +145,8 @@ outbox_subscription_suspect(const OutboxSubscription *sub, int32 partition, int6
 	"UPDATE outbox._subscription SET suspect_partition = $2, suspect_offset = $3,"
 	" suspect_count = CASE WHEN suspect_partition = $2 AND suspect_offset = $3"
 	" THEN suspect_count + 1 ELSE 1 END"
-	" WHERE name = $1 RETURNING suspect_count";
-	OutboxSqlArg args[] = {sql_text(sub->name), sql_int4(partition), sql_int8(offset)};
+	" WHERE id = $1 RETURNING suspect_count";
+	OutboxSqlArg args[] = {sql_int8(sub->id), sql_int4(partition), sql_int8(offset)};
 	OutboxOwnerScope scope;
 	int			count = 0;
 
@@ -172,5 +172,18 @@ outbox_subscription_note_waiting(const OutboxSubscription *sub, const char *reas
 		(void) outbox_statement_run(waits, 2, args);
 	else
 		(void) outbox_statement_run(goes_on, 1, args);
+	outbox_statement_end(&scope);
+}
+
+void
+outbox_subscription_forget_waiting(void)
+{
+	static const char sql[] =
+	"DELETE FROM outbox._waiting WHERE subscription NOT IN"
+	" (SELECT name FROM outbox._subscription WHERE state = 'running')";
+	OutboxOwnerScope scope;
+
+	outbox_statement_begin(&scope);
+	(void) outbox_statement_run(sql, 0, NULL);
 	outbox_statement_end(&scope);
 }

@@ -69,6 +69,9 @@ extern int	outbox_subscription_suspect(const OutboxSubscription *sub, int32 part
 /* In the current transaction, say why it cannot go on for now; NULL: it can. */
 extern void outbox_subscription_note_waiting(const OutboxSubscription *sub, const char *reason);
 
+/* The same of all that do not run any more. */
+extern void outbox_subscription_forget_waiting(void);
+
 /* Raise unless it exists and the current user may change it. */
 extern void outbox_subscription_require_manager(const char *name);
 
