@@ -466,6 +466,25 @@ DO $$ BEGIN
 END $$;
 SELECT count(*) < 10 AS few FROM pg_backend_memory_contexts WHERE name = 'pg_outbox captured relation';
 
+-- Escapes are those of to_json(), wherever in a string they stand
+BEGIN;
+CREATE TABLE odd_text (id bigserial PRIMARY KEY, t text);
+SELECT outbox.publish('odd_text', topic => 'orders', initial => 'none');
+INSERT INTO odd_text (t)
+SELECT repeat('a', before) || chr(code) || repeat('b', after)
+FROM generate_series(1, 255) code, generate_series(0, 17) before, generate_series(0, 9, 3) after;
+SELECT count(*), count(*) FILTER (WHERE e.value = format('{"id":%s,"t":%s}', t.id, to_json(t.t))) AS as_to_json
+FROM odd_text t LEFT JOIN new_events e ON e.key = t.id::text AND e.id > :seen;
+ROLLBACK;
+
+-- The ids' sequence is locked once, for the whole transaction
+BEGIN;
+SAVEPOINT s;
+SELECT outbox.emit('orders', 'k', 'v') IS NOT NULL AS emitted;
+ROLLBACK TO s;
+SELECT mode FROM pg_locks WHERE relation = 'outbox._stamp'::regclass AND pid = pg_backend_pid();
+ROLLBACK;
+
 DROP VIEW new_events, a_view;
 DROP MATERIALIZED VIEW a_matview;
 DROP FOREIGN TABLE a_foreign;

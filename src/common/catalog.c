@@ -35,6 +35,7 @@ typedef struct RelationOidEntry
 } RelationOidEntry;
 
 static bool catalog_valid = false;
+static uint64 generation = 0;	/* of the cache; grows when it is emptied */
 static Oid	schema_oid = InvalidOid;
 static Oid	owner_oid = InvalidOid;
 static HTAB *relation_oids = NULL;
@@ -65,6 +66,7 @@ catalog_refresh(void)
 								HASH_ELEM | HASH_STRINGS);
 	schema_oid = InvalidOid;
 	owner_oid = InvalidOid;
+	generation++;
 	catalog_valid = true;
 }
 
@@ -115,6 +117,18 @@ outbox_relation_oid(const char *relname)
 		entry->relid = relid;
 	}
 	return entry->relid;
+}
+
+Oid
+outbox_relation_ref(OutboxRelationRef *ref)
+{
+	catalog_refresh();
+	if (ref->generation != generation)
+	{
+		ref->relid = outbox_relation_oid(ref->relname);
+		ref->generation = generation;
+	}
+	return ref->relid;
 }
 
 /*

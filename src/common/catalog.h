@@ -25,6 +25,19 @@ extern Oid	outbox_schema_oid(void);
 /* OID of the relation outbox.<relname>; raises if it is missing. */
 extern Oid	outbox_relation_oid(const char *relname);
 
+/*
+ * The same for where it is needed once per event: a static variable of the
+ * caller's, with the name set, remembers the OID.
+ */
+typedef struct OutboxRelationRef
+{
+	const char *relname;
+	Oid			relid;
+	uint64		generation;		/* of the cache that it is from; 0: none */
+} OutboxRelationRef;
+
+extern Oid	outbox_relation_ref(OutboxRelationRef *ref);
+
 /* Owner of the extension, whose rights the internal tables are used with. */
 extern Oid	outbox_owner_oid(void);
 

@@ -91,8 +91,12 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 /* 16: relation locators replace file nodes */
 #if PG_VERSION_NUM < 160000
 #define outbox_seq_rec_set(xlrec, rel) ((xlrec)->node = (rel)->rd_node)
+#define outbox_read_recent_buffer(rel, block, buf) \
+	ReadRecentBuffer((rel)->rd_node, MAIN_FORKNUM, block, buf)
 #else
 #define outbox_seq_rec_set(xlrec, rel) ((xlrec)->locator = (rel)->rd_locator)
+#define outbox_read_recent_buffer(rel, block, buf) \
+	ReadRecentBuffer((rel)->rd_locator, MAIN_FORKNUM, block, buf)
 #endif
 
 /* 17: a wait event set belongs to a resource owner, no longer to a context */

@@ -27,6 +27,11 @@
  * lock of _stamp before that of _stamp_fence.  RowExclusiveLock on the
  * relation, kept to the end of the transaction, keeps DROP EXTENSION away.
  *
+ * An id is taken for each event, so the way to it is short: the relation's OID
+ * and the buffer its page was last in are remembered, and the lock is asked for
+ * once per transaction.  Ids cannot be taken in advance: of two changes of a
+ * row the later one must have the larger id, whoever makes it.
+ *
  *-------------------------------------------------------------------------
  */
 #include "common/compat.h"
@@ -44,6 +49,7 @@
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "common/catalog.h"
@@ -60,16 +66,27 @@ typedef struct CounterPage
 	Form_pg_sequence_data data;
 } CounterPage;
 
+static OutboxRelationRef stamp_ref = {"_stamp"};
 static Oid	fenced_seqid = InvalidOid;	/* sequence this backend saw fenced */
 
+/*
+ * "recent", if not NULL, is the buffer that the page was in the last time, and
+ * is set to the one it is in.
+ */
 static void
-counter_open(CounterPage *cp, Oid seqid, int lockmode)
+counter_open(CounterPage *cp, Oid seqid, int lockmode, Buffer *recent)
 {
 	Page		page;
 	ItemId		lp;
 
 	cp->rel = relation_open(seqid, NoLock);
-	cp->buf = ReadBuffer(cp->rel, 0);
+	if (recent != NULL && BufferIsValid(*recent) &&
+		outbox_read_recent_buffer(cp->rel, 0, *recent))
+		cp->buf = *recent;
+	else
+		cp->buf = ReadBuffer(cp->rel, 0);
+	if (recent != NULL)
+		*recent = cp->buf;
 	LockBuffer(cp->buf, lockmode);
 	page = BufferGetPage(cp->buf);
 	lp = PageGetItemId(page, FirstOffsetNumber);
@@ -153,8 +170,8 @@ stamp_fence(Oid stampid)
 	mark &= (uint64) PG_INT64_MAX;
 
 	LockRelationOid(fenceid, RowExclusiveLock);
-	counter_open(&stamp, stampid, BUFFER_LOCK_EXCLUSIVE);
-	counter_open(&fence, fenceid, BUFFER_LOCK_EXCLUSIVE);
+	counter_open(&stamp, stampid, BUFFER_LOCK_EXCLUSIVE, NULL);
+	counter_open(&fence, fenceid, BUFFER_LOCK_EXCLUSIVE, NULL);
 	if ((uint64) fence.data->last_value != mark)
 	{
 		int64		value = Max(stamp.data->last_value + 1, stamp_clock());
@@ -167,10 +184,34 @@ stamp_fence(Oid stampid)
 	fenced_seqid = stampid;
 }
 
+/*
+ * Lock the sequence to the end of the transaction.  The lock is the top-level
+ * transaction's, so that no subtransaction's abort releases it.
+ */
+static void
+stamp_lock(Oid stampid)
+{
+	static Oid	locked = InvalidOid;
+	static FullTransactionId locked_in;
+
+	/* the xid makes the commit flush what is logged in the sequence */
+	FullTransactionId xid = GetTopFullTransactionId();
+	ResourceOwner oldowner = CurrentResourceOwner;
+
+	if (locked == stampid && FullTransactionIdEquals(locked_in, xid))
+		return;
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	LockRelationOid(stampid, RowExclusiveLock);
+	CurrentResourceOwner = oldowner;
+	locked = stampid;
+	locked_in = xid;
+}
+
 int64
 outbox_stamp_next(void)
 {
-	Oid			stampid = outbox_relation_oid("_stamp");
+	static Buffer recent = InvalidBuffer;
+	Oid			stampid = outbox_relation_ref(&stamp_ref);
 	CounterPage cp;
 	int64		value;
 	int64		logged = 0;
@@ -178,13 +219,11 @@ outbox_stamp_next(void)
 	PreventCommandIfReadOnly("recording events");
 	PreventCommandIfParallelMode("recording events");
 
-	/* the xid makes the commit flush what is logged here */
-	(void) GetTopTransactionId();
-	LockRelationOid(stampid, RowExclusiveLock);
+	stamp_lock(stampid);
 	if (fenced_seqid != stampid)
 		stamp_fence(stampid);
 
-	counter_open(&cp, stampid, BUFFER_LOCK_EXCLUSIVE);
+	counter_open(&cp, stampid, BUFFER_LOCK_EXCLUSIVE, &recent);
 	value = cp.data->last_value + 1;
 	if (cp.data->log_cnt <= 0 ||
 		PageGetLSN(BufferGetPage(cp.buf)) <= GetRedoRecPtr())
@@ -213,7 +252,7 @@ outbox_counter_read(Oid seqid)
 	int64		value;
 
 	LockRelationOid(seqid, AccessShareLock);
-	counter_open(&cp, seqid, BUFFER_LOCK_SHARE);
+	counter_open(&cp, seqid, BUFFER_LOCK_SHARE, NULL);
 	value = cp.data->last_value;
 	counter_close(&cp);
 	return value;
@@ -226,7 +265,7 @@ outbox_counter_set(Oid seqid, int64 value)
 
 	(void) GetTopTransactionId();
 	LockRelationOid(seqid, RowExclusiveLock);
-	counter_open(&cp, seqid, BUFFER_LOCK_EXCLUSIVE);
+	counter_open(&cp, seqid, BUFFER_LOCK_EXCLUSIVE, NULL);
 	counter_store(&cp, value, value);
 	counter_close(&cp);
 }
