@@ -34,6 +34,7 @@ typedef struct CapturedColumn
 typedef struct CapturedColumns
 {
 	int			ncols;
+	AttrNumber	last;			/* the largest of their numbers */
 	CapturedColumn *cols;
 } CapturedColumns;
 

@@ -192,25 +192,66 @@ append_escape(StringInfo buf, unsigned char c)
 	}
 }
 
+#define EACH_BYTE(b) (UINT64CONST(0x0101010101010101) * (b))
+
+static inline bool
+needs_escape(unsigned char c)
+{
+	return c < 0x20 || c == '"' || c == '\\';
+}
+
+/*
+ * Does any of the eight bytes need an escape?  A subtraction borrows into a
+ * byte's high bit if the byte is too small; that a borrow may go on into the
+ * next byte does not matter, as then one was too small already.
+ */
+static inline bool
+word_needs_escape(uint64 word)
+{
+	uint64		quote = word ^ EACH_BYTE('"');
+	uint64		backslash = word ^ EACH_BYTE('\\');
+
+	return (((word - EACH_BYTE(0x20)) & ~word) |
+			((quote - EACH_BYTE(1)) & ~quote) |
+			((backslash - EACH_BYTE(1)) & ~backslash)) & EACH_BYTE(0x80);
+}
+
+/*
+ * The first byte that needs an escape, or the end.
+ */
+static const char *
+skip_plain(const char *p, const char *end)
+{
+	for (; end - p >= sizeof(uint64); p += sizeof(uint64))
+	{
+		uint64		word;
+
+		memcpy(&word, p, sizeof(word));
+		if (word_needs_escape(word))
+			break;
+	}
+	while (p < end && !needs_escape((unsigned char) *p))
+		p++;
+	return p;
+}
+
 void
 outbox_encode_string(StringInfo buf, const char *str, int len)
 {
 	const char *end = str + len;
-	const char *run = str;
 
 	enlargeStringInfo(buf, len + 2);
 	buf->data[buf->len++] = '"';
-	for (const char *p = str; p < end; p++)
+	for (;;)
 	{
-		unsigned char c = (unsigned char) *p;
+		const char *stop = skip_plain(str, end);
 
-		if (likely(c >= 0x20 && c != '"' && c != '\\'))
-			continue;
-		appendBinaryStringInfoNT(buf, run, p - run);
-		append_escape(buf, c);
-		run = p + 1;
+		appendBinaryStringInfoNT(buf, str, stop - str);
+		if (stop == end)
+			break;
+		append_escape(buf, (unsigned char) *stop);
+		str = stop + 1;
 	}
-	appendBinaryStringInfoNT(buf, run, end - run);
 	appendStringInfoCharMacro(buf, '"');
 }
 

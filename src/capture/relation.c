@@ -42,6 +42,9 @@
 #include "common/catalog.h"
 
 static HTAB *captured = NULL;
+static CapturedRelation *last_captured = NULL;	/* of the row before, in the
+												 * hash; the next is likely
+												 * to be its neighbour */
 
 static const char *const publications_query =
 "SELECT id, name, source, stream, mode = 'key', columns, labels, identity, partition_by,"
@@ -171,6 +174,7 @@ init_listed_columns(CapturedColumns *captured_columns, Relation rel, List *list,
 					 errhint("Call outbox.publish again with the columns that are to be published.")));
 		init_column(&captured_columns->cols[captured_columns->ncols++], rel, attnum,
 					column_label(name, columns, labels), entry);
+		captured_columns->last = Max(captured_columns->last, attnum);
 	}
 }
 
@@ -374,6 +378,8 @@ captured_sweep(void)
 		if (entry->valid || entry->context == NULL ||
 			SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
 			continue;
+		if (entry == last_captured)
+			last_captured = NULL;
 		captured_reset(entry);
 		MemoryContextDelete(entry->context);
 		hash_search(captured, &relid, HASH_REMOVE, NULL);
@@ -387,6 +393,8 @@ outbox_captured_relation(Relation rel)
 	CapturedRelation *entry;
 	bool		found;
 
+	if (last_captured != NULL && last_captured->relid == relid && last_captured->valid)
+		return last_captured;
 	if (captured == NULL)
 	{
 		HASHCTL		ctl;
@@ -424,6 +432,7 @@ outbox_captured_relation(Relation rel)
 		}
 		PG_END_TRY();
 	}
+	last_captured = entry;
 	return entry;
 }
 

@@ -49,6 +49,9 @@
 PG_FUNCTION_INFO_V1(outbox_capture);
 PG_FUNCTION_INFO_V1(outbox_refuse_truncate);
 
+#define CACHE_LINE_BYTES 64
+#define PREFETCH_BYTES 512
+
 /* Buffers and context of the row at work; reset for each row. */
 static StringInfoData key_buf;
 static StringInfoData value_buf;
@@ -99,20 +102,19 @@ static void
 append_object(StringInfo buf, const CapturedColumns *columns, TupleTableSlot *slot)
 {
 	resetStringInfo(&verbatim_buf);
+	slot_getsomeattrs(slot, columns->last);
 	appendStringInfoCharMacro(buf, '{');
 	for (int i = 0; i < columns->ncols; i++)
 	{
 		CapturedColumn *col = &columns->cols[i];
-		bool		isnull;
-		Datum		value = slot_getattr(slot, col->attnum, &isnull);
 
 		if (i > 0)
 			appendStringInfoCharMacro(buf, ',');
 		appendBinaryStringInfoNT(buf, col->label, col->label_len);
-		if (isnull)
+		if (slot->tts_isnull[col->attnum - 1])
 			appendBinaryStringInfoNT(buf, "null", 4);
 		else
-			append_value(buf, col, value);
+			append_value(buf, col, slot->tts_values[col->attnum - 1]);
 	}
 	appendStringInfoCharMacro(buf, '}');
 	outbox_encode_to_utf8(buf);
@@ -274,6 +276,23 @@ row_head(TupleTableSlot *slot)
 }
 
 /*
+ * A bulk statement has changed many other rows since this one, so its content
+ * is no longer in the processor's caches: have it on its way while the head is
+ * looked at.
+ */
+static void
+prefetch_row(TupleTableSlot *slot)
+{
+	HeapTuple	tup;
+
+	if (!TTS_IS_BUFFERTUPLE(slot))
+		return;
+	tup = ((BufferHeapTupleTableSlot *) slot)->base.tuple;
+	for (uint32 off = 0; off < Min(tup->t_len, PREFETCH_BYTES); off += CACHE_LINE_BYTES)
+		outbox_prefetch((char *) tup->t_data + off);
+}
+
+/*
  * Has this transaction replaced or deleted the row version?
  */
 static bool
@@ -432,6 +451,7 @@ describe_change(RowChange *change, TriggerData *trigdata)
 		change->new_slot = trigdata->tg_newslot;
 	}
 
+	prefetch_row(change->new_slot != NULL ? change->new_slot : change->old_slot);
 	if (change->new_slot != NULL)
 		change->vanished = !follow_row(change->rel, change->new_slot);
 	else

@@ -159,6 +159,13 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define TransamVariables ShmemVariableCache
 #endif
 
+/* a hint, where the compiler has it */
+#ifdef HAVE__BUILTIN_BSWAP32
+#define outbox_prefetch(addr) __builtin_prefetch(addr)
+#else
+#define outbox_prefetch(addr) ((void) (addr))
+#endif
+
 /* 18: the module says its name and version */
 #ifdef PG_MODULE_MAGIC_EXT
 #define OUTBOX_MODULE_MAGIC(modname) \
