@@ -96,7 +96,7 @@ pending_begin(void)
 {
 	MemoryContext context;
 
-	outbox_backlog_check(false);
+	outbox_backlog_check(0);
 	context = AllocSetContextCreate(TopTransactionContext,
 									"pg_outbox pending events",
 									ALLOCSET_DEFAULT_SIZES);
@@ -281,7 +281,7 @@ write_early(void)
 		start = pending.marks[pending.nmarks - 1];
 	}
 
-	outbox_backlog_check(true);
+	outbox_backlog_check(pending.bytes);
 	if (start.nchunks > 0)
 		write_tail(&pending.chunks[start.nchunks - 1], &start);
 	for (int i = start.nchunks; i < pending.nchunks; i++)

@@ -14,9 +14,9 @@
  *	 to a hard one, and events of the application's own are refused.
  *
  * A backend looks at the log's size when a transaction appends its first
- * event, if it has not looked for a second, and whenever the transaction's
- * buffer is full; so a limit can be overrun by what is written within a second,
- * and by one buffer.
+ * event, and whenever the transaction's buffer is full, if it has not looked for
+ * a second or has since written a good part of the room that it saw; so a limit
+ * can be overrun by what all write within a second, and by one buffer.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,6 +35,7 @@
 
 #define LOOK_INTERVAL_MS 1000
 #define WARN_INTERVAL_MS 60000
+#define LOOK_ROOM_PART 64		/* written since: look again */
 #define WARN_SHARE 0.8			/* nearly full */
 #define HARD_SHARE 1.5			/* where deletes are refused as well */
 
@@ -57,6 +58,7 @@ static TimestampTz warned_at = 0;
 static bool full = false;
 static int64 size_seen;
 static int64 limit_seen;
+static int64 written;			/* by us since we looked */
 static void (*full_hook) (void) = NULL;
 
 void
@@ -97,6 +99,7 @@ static void
 look(TimestampTz now)
 {
 	looked_at = now;
+	written = 0;
 	size_seen = outbox_log_size();
 	limit_seen = outbox_log_limit(size_seen);
 	full = limit_seen >= 0 && size_seen >= limit_seen;
@@ -115,10 +118,8 @@ look(TimestampTz now)
 }
 
 static void
-look_if_due(void)
+look_if_due(TimestampTz now)
 {
-	TimestampTz now = GetCurrentStatementStartTimestamp();
-
 	if (TimestampDifferenceExceeds(looked_at, now, LOOK_INTERVAL_MS))
 		look(now);
 }
@@ -138,7 +139,7 @@ refuse(void)
 void
 outbox_log_check_room(void)
 {
-	look_if_due();
+	look_if_due(GetCurrentStatementStartTimestamp());
 	if (full)
 		look(GetCurrentTimestamp());	/* it may have been emptied */
 	if (full)
@@ -150,7 +151,7 @@ outbox_log_leaves_to_copy(void)
 {
 	if (max_backlog_action != BACKLOG_COPY)
 		return false;
-	look_if_due();
+	look_if_due(GetCurrentStatementStartTimestamp());
 	return full;
 }
 
@@ -162,15 +163,19 @@ outbox_log_has_room(void)
 }
 
 /*
- * Refuse events of whatever kind, where there is no room for any.
+ * Refuse events of whatever kind, where there is no room for any.  "bytes" are
+ * about to be written; 0: a first event is appended.
  */
 void
-outbox_backlog_check(bool look_now)
+outbox_backlog_check(int64 bytes)
 {
-	if (look_now)
-		look(GetCurrentTimestamp());
+	TimestampTz now = bytes > 0 ? GetCurrentTimestamp() : GetCurrentStatementStartTimestamp();
+
+	written += bytes;
+	if (limit_seen >= 0 && written > (limit_seen - size_seen) / LOOK_ROOM_PART)
+		look(now);
 	else
-		look_if_due();
+		look_if_due(now);
 	if (full && max_backlog_action == BACKLOG_REFUSE)
 		look(GetCurrentTimestamp());	/* it may have been emptied */
 	if (full && (max_backlog_action == BACKLOG_REFUSE ||

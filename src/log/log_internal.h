@@ -26,7 +26,7 @@ extern void outbox_table_empty(Relation rel);
 extern bool outbox_table_has_blocks(Oid relid, BlockNumber nblocks);
 
 /* backlog.c */
-extern void outbox_backlog_check(bool look_now);
+extern void outbox_backlog_check(int64 bytes);
 extern void outbox_backlog_init(void);
 
 #endif							/* OUTBOX_LOG_INTERNAL_H */
