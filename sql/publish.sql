@@ -96,6 +96,8 @@ SELECT outbox.publish('users', topic => 'no such topic');
 SELECT outbox.publish('users', topic => 'secret');
 SELECT outbox.publish('users', topic => 'users', server => 'nowhere');
 SELECT outbox.publish('users', topic => 'users', with_headers => '{source,colour}');
+SELECT outbox.publish('users', topic => 'users', with_headers => '{txid,source,txid}');
+SELECT outbox.publish('users', topic => 'users', event_type => repeat('x', 1025));
 SELECT outbox.publish('users', topic => 'users', headers => '[1]');
 SELECT outbox.publish('users', topic => 'users', headers => '{"id": 1}');
 SELECT outbox.publish('users', topic => 'users', columns => '{}');

@@ -46,7 +46,7 @@ static const Property properties[] = {
 	{"topic", TEXTOID, true},
 	{"mode", TEXTOID, true},
 	{"columns", TEXTARRAYOID, true},
-	{"labels", TEXTARRAYOID, true},
+	{"columns AS", TEXTARRAYOID, true}, /* labels; this is for people */
 	{"identity", TEXTARRAYOID, true},
 	{"partition_by", TEXTARRAYOID, false},
 	{"filter", TEXTOID, true},

@@ -62,6 +62,8 @@ outbox_publication_name_check(const char *name)
 				 errdetail("A name has 1 to 200 bytes.")));
 }
 
+#define MAX_EVENT_TYPE 1024		/* it goes with each event */
+
 static bool
 is_known_header(const char *name)
 {
@@ -79,12 +81,19 @@ with_headers_arg(ArrayType *array)
 	else
 		(void) SplitIdentifierString(pstrdup(default_with_headers), ',', &list);
 	foreach(lc, list)
-		if (!is_known_header(lfirst(lc)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown header \"%s\" in parameter \"with_headers\"",
-						(char *) lfirst(lc)),
-				 errhint("Valid values are \"source\" and \"txid\".")));
+	{
+		char	   *name = lfirst(lc);
+
+		if (!is_known_header(name))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unknown header \"%s\" in parameter \"with_headers\"", name),
+					 errhint("Valid values are \"source\" and \"txid\".")));
+		if (outbox_list_has(list_copy_tail(list, foreach_current_index(lc) + 1), name))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("header \"%s\" is named twice in parameter \"with_headers\"", name)));
+	}
 	return list;
 }
 
@@ -125,9 +134,20 @@ read_columns(PublicationSpec *spec, Relation rel, FunctionCallInfo fcinfo)
 }
 
 static void
+check_event_type(const char *event_type)
+{
+	if (event_type != NULL && strlen(event_type) > MAX_EVENT_TYPE)
+		ereport(ERROR,
+				(errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
+				 errmsg("event_type is too long"),
+				 errdetail("It may have %d bytes at most.", MAX_EVENT_TYPE)));
+}
+
+static void
 read_headers(PublicationSpec *spec, FunctionCallInfo fcinfo)
 {
 	spec->event_type = outbox_argument_text_or_null(fcinfo, ARG_EVENT_TYPE);
+	check_event_type(spec->event_type);
 	spec->with_headers = with_headers_arg(array_arg(fcinfo, ARG_WITH_HEADERS));
 	if (!PG_ARGISNULL(ARG_HEADERS))
 	{
