@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * kafka_admin.c
- *	  What tests do to a real Kafka: topics, partitions, retention, rights.
+ *	  What tests do to a Kafka: topics, partitions, retention, rights, records.
  *
  *	  kafka_admin BOOTSTRAP create TOPIC PARTITIONS [NAME=VALUE...]
  *	  kafka_admin BOOTSTRAP config TOPIC NAME=VALUE...		(others go to default)
@@ -10,6 +10,11 @@
  *	  kafka_admin BOOTSTRAP delete TOPIC
  *	  kafka_admin BOOTSTRAP allow USER OPERATION TOPIC		add an ACL: Read, Write,
  *	  kafka_admin BOOTSTRAP revoke USER OPERATION TOPIC		Describe, All
+ *	  kafka_admin BOOTSTRAP write TOPIC						records from the input
+ *
+ * A record to write is a line of fields with tabs between them: partition, key,
+ * value, and name and value of each header.  All but the partition are bytes in
+ * hexadecimal, or "-" for null.
  *
  * Waits until the brokers have done it.  Prints nothing; on failure the reason,
  * and the exit status is 1.
@@ -41,7 +46,14 @@ die(const char *what, const char *why)
 static void
 usage(void)
 {
-	die("usage", "kafka_admin BOOTSTRAP create|config|partitions|truncate|delete|allow|revoke ...");
+	die("usage", "kafka_admin BOOTSTRAP create|config|partitions|truncate|delete|allow|revoke|write ...");
+}
+
+static void
+delivered(rd_kafka_t *client, const rd_kafka_message_t *msg, void *opaque)
+{
+	if (msg->err != RD_KAFKA_RESP_ERR_NO_ERROR)
+		die("record", rd_kafka_err2str(msg->err));
 }
 
 static void
@@ -53,6 +65,7 @@ client_create(const char *bootstrap)
 	if (rd_kafka_conf_set(conf, "bootstrap.servers", bootstrap, errstr,
 						  sizeof(errstr)) != RD_KAFKA_CONF_OK)
 		die("bootstrap", errstr);
+	rd_kafka_conf_set_dr_msg_cb(conf, delivered);
 	rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof(errstr));
 	if (rk == NULL)
 		die("client", errstr);
@@ -281,6 +294,74 @@ acl_change(int allow, const char *user, const char *operation, const char *topic
 	finish(topic);
 }
 
+/*
+ * Decode a field in place.  NULL is null, and an empty one is not.
+ */
+static char *
+field_decode(char *field, size_t *len)
+{
+	unsigned int byte;
+
+	*len = 0;
+	if (field == NULL || strcmp(field, "-") == 0)
+		return NULL;
+	for (const char *p = field; sscanf(p, "%2x", &byte) == 1; p += 2)
+		field[(*len)++] = (char) byte;
+	return field;
+}
+
+static void
+record_write(const char *topic, char *line)
+{
+	char	   *partition = strsep(&line, "\t");
+	size_t		key_len;
+	char	   *key = field_decode(strsep(&line, "\t"), &key_len);
+	size_t		value_len;
+	char	   *value = field_decode(strsep(&line, "\t"), &value_len);
+	rd_kafka_headers_t *headers = rd_kafka_headers_new(8);
+	rd_kafka_resp_err_t err;
+
+	while (line != NULL)
+	{
+		size_t		name_len;
+		char	   *name = field_decode(strsep(&line, "\t"), &name_len);
+		size_t		len;
+		char	   *content = field_decode(strsep(&line, "\t"), &len);
+
+		rd_kafka_header_add(headers, name, (ssize_t) name_len, content, (ssize_t) len);
+	}
+	do
+	{
+		err = rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topic),
+								RD_KAFKA_V_PARTITION(atoi(partition)),
+								RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+								RD_KAFKA_V_KEY(key, key_len),
+								RD_KAFKA_V_VALUE(value, value_len),
+								RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_END);
+		rd_kafka_poll(rk, err == RD_KAFKA_RESP_ERR__QUEUE_FULL ? 100 : 0);
+	} while (err == RD_KAFKA_RESP_ERR__QUEUE_FULL);
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+		die(topic, rd_kafka_err2str(err));
+}
+
+static void
+records_write(const char *topic)
+{
+	char	   *line = NULL;
+	size_t		size = 0;
+	ssize_t		len;
+
+	while ((len = getline(&line, &size, stdin)) > 0)
+	{
+		if (line[len - 1] == '\n')
+			line[len - 1] = '\0';
+		record_write(topic, line);
+	}
+	if (rd_kafka_flush(rk, TIMEOUT_MS) != RD_KAFKA_RESP_ERR_NO_ERROR)
+		die(topic, "not all records were acknowledged");
+	free(line);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -300,6 +381,8 @@ main(int argc, char **argv)
 		topic_truncate(argv[3], atoi(argv[4]), atoll(argv[5]));
 	else if (strcmp(what, "delete") == 0 && argc == 4)
 		topic_delete(argv[3]);
+	else if (strcmp(what, "write") == 0 && argc == 4)
+		records_write(argv[3]);
 	else if ((strcmp(what, "allow") == 0 || strcmp(what, "revoke") == 0) && argc == 6)
 		acl_change(strcmp(what, "allow") == 0, argv[3], argv[4], argv[5]);
 	else
