@@ -323,6 +323,11 @@ ALTER TRIGGER outbox_capture ON picky RENAME TO capture_it;
 DROP TRIGGER capture_it ON picky;
 DROP TRIGGER outbox_truncate ON picky;
 DROP FUNCTION wanted;
+ALTER FUNCTION wanted RENAME TO unwanted;
+CREATE SCHEMA elsewhere;
+ALTER FUNCTION wanted SET SCHEMA elsewhere;
+DROP SCHEMA elsewhere;
+ALTER FUNCTION wanted COST 10;
 INSERT INTO picky VALUES (1, 1), (2, -1);
 :show
 CREATE OR REPLACE FUNCTION wanted(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 < 0';
@@ -476,7 +481,7 @@ INSERT INTO odd_text (t)
 SELECT repeat('a', before) || chr(code) || repeat('b', after)
 FROM generate_series(1, 255) code, generate_series(0, 17) before, generate_series(0, 9, 3) after;
 SELECT count(*), count(*) FILTER (WHERE e.value = format('{"id":%s,"t":%s}', t.id, to_json(t.t))) AS as_to_json
-FROM odd_text t LEFT JOIN new_events e ON e.key = t.id::text AND e.id > :seen;
+FROM odd_text t LEFT JOIN new_events e ON e.key = t.id::text AND e.topic = 'orders' AND e.id > :seen;
 ROLLBACK;
 
 -- The ids' sequence is locked once, for the whole transaction

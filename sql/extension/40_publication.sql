@@ -61,6 +61,14 @@ CREATE EVENT TRIGGER outbox_server_altering ON ddl_command_start
 	WHEN TAG IN ('ALTER SERVER')
 	EXECUTE FUNCTION outbox._server_altering();
 COMMENT ON EVENT TRIGGER outbox_server_altering IS 'pg_outbox: a Kafka server that was used keeps its name';
+CREATE FUNCTION outbox._names_altered() RETURNS event_trigger
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_names_altered';
+COMMENT ON FUNCTION outbox._names_altered() IS 'what the filter of a publication uses keeps its name';
+CREATE EVENT TRIGGER outbox_names_altered ON ddl_command_end
+	WHEN TAG IN ('ALTER FUNCTION', 'ALTER ROUTINE', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER OPERATOR', 'ALTER COLLATION', 'ALTER SCHEMA', 'ALTER EXTENSION')
+	EXECUTE FUNCTION outbox._names_altered();
+COMMENT ON EVENT TRIGGER outbox_names_altered IS 'pg_outbox: what filters of publications use keeps its name';
 CREATE EVENT TRIGGER outbox_table_altered ON ddl_command_end
 	WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TABLE')
 	EXECUTE FUNCTION outbox._table_altered();

@@ -9,6 +9,7 @@
  * - New partitions get the trigger that refuses TRUNCATE; if they bring rows,
  *	 the publication is copied again.
  * - A dropped table takes its publications with it.
+ * - What a filter uses keeps its name, as only that is stored.
  * - What a publication needs of its table is not dropped: listed columns,
  *	 those in its filter and what else that uses, the unique index on its
  *	 identity, its triggers.  (DROP INDEX CONCURRENTLY could not be undone
@@ -48,6 +49,7 @@
 
 PG_FUNCTION_INFO_V1(outbox_table_altered);
 PG_FUNCTION_INFO_V1(outbox_objects_dropped);
+PG_FUNCTION_INFO_V1(outbox_names_altered);
 PG_FUNCTION_INFO_V1(outbox_server_altering);
 
 /* A publication, as far as its table's columns are concerned. */
@@ -122,6 +124,10 @@ static const char trigger_sql[] =
 "  FROM outbox._publication p"
 " WHERE p.source IN (SELECT to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))"
 "                      FROM pg_event_trigger_dropped_objects() d WHERE d.object_type = 'trigger')";
+
+/* Those with a filter, which may use whatever was altered. */
+static const char filtered_sql[] =
+"SELECT " FOLLOWED_COLUMNS ", 0 FROM outbox._publication p WHERE p.filter IS NOT NULL";
 
 /* Those whose filter may use something that was dropped. */
 static const char filter_sql[] =
@@ -512,8 +518,8 @@ check_filter_needs(Followed *pub)
 		FlushErrorState();
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-				 errmsg("cannot drop what the filter of publication \"%s\" uses", pub->name),
-				 errdetail("Without it: %s.", edata->message),
+				 errmsg("cannot take away what the filter of publication \"%s\" uses", pub->name),
+				 errdetail("Reading it would fail: %s.", edata->message),
 				 errhint("Call outbox.publish with another filter, or outbox.unpublish(%s), first.",
 						 quote_literal_cstr(pub->name))));
 	}
@@ -550,6 +556,27 @@ outbox_objects_dropped(PG_FUNCTION_ARGS)
 	SPI_finish();
 	PG_RETURN_NULL();
 }
+
+/*
+ * After ALTER of what a filter may name: a function, a type, their schema.
+ */
+Datum
+outbox_names_altered(PG_FUNCTION_ARGS)
+{
+	OutboxOwnerScope scope;
+
+	check_called(fcinfo);
+	if (!outbox_capture_enabled())
+		PG_RETURN_NULL();
+	SPI_connect();
+	outbox_owner_enter(&scope);
+	check_each(filtered_sql, check_filter_needs);
+	outbox_owner_leave(&scope);
+	SPI_finish();
+	PG_RETURN_NULL();
+}
+
+/* ---------------- servers ---------------- */
 
 /*
  * Does anything in our tables go by the server's name?

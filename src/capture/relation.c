@@ -43,8 +43,8 @@
 
 static HTAB *captured = NULL;
 static CapturedRelation *last_captured = NULL;	/* of the row before, in the
-												 * hash; the next is likely
-												 * to be its neighbour */
+												 * hash; the next is likely to
+												 * be its neighbour */
 
 static const char *const publications_query =
 "SELECT id, name, source, stream, mode = 'key', columns, labels, identity, partition_by,"
