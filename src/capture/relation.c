@@ -40,6 +40,7 @@
 #include "capture/filter.h"
 #include "capture/publication.h"
 #include "common/catalog.h"
+#include "common/fault.h"
 
 static HTAB *captured = NULL;
 static CapturedRelation *last_captured = NULL;	/* of the row before, in the
@@ -92,9 +93,14 @@ filter_invalidate(Datum arg, int cacheid, uint32 hashvalue)
 
 	hash_seq_init(&seq, captured);
 	while ((entry = hash_seq_search(&seq)) != NULL)
+	{
+		/* while it is built, nobody knows which filters there will be */
+		if (entry->pubs == NULL)
+			entry->valid = false;
 		for (int i = 0; entry->valid && i < entry->npubs; i++)
 			if (entry->pubs[i].filter_text != NULL)
 				entry->valid = false;
+	}
 }
 
 /*
@@ -280,6 +286,7 @@ init_publication(CapturedPublication *pub, Relation rel, CapturedRelation *entry
 	init_headers(pub, tup, desc);
 	if (pub->filter_text != NULL)
 		init_filter(pub, rel);
+	OUTBOX_FAULT("capture.publication");
 }
 
 /*
@@ -309,6 +316,7 @@ captured_reset(CapturedRelation *entry)
 		if (entry->pubs[i].probe_plan != NULL)
 			SPI_freeplan(entry->pubs[i].probe_plan);
 	entry->npubs = 0;
+	entry->pubs = NULL;
 	if (entry->context != NULL)
 		MemoryContextDelete(entry->context);
 	entry->pinned = false;
@@ -345,16 +353,18 @@ static void
 captured_build(CapturedRelation *entry, Relation rel)
 {
 	MemoryContext spicontext;
+	CapturedPublication *pubs;
 
 	captured_reset(entry);
 	SPI_connect();
 	outbox_capture_query(rel, publications_query);
 
 	spicontext = MemoryContextSwitchTo(entry->context);
-	entry->pubs = palloc0(sizeof(CapturedPublication) * Max(SPI_processed, 1));
+	pubs = palloc0(sizeof(CapturedPublication) * Max(SPI_processed, 1));
 	for (uint64 i = 0; i < SPI_processed; i++)
-		init_publication(&entry->pubs[i], rel, entry, SPI_tuptable->vals[i],
+		init_publication(&pubs[i], rel, entry, SPI_tuptable->vals[i],
 						 SPI_tuptable->tupdesc);
+	entry->pubs = pubs;
 	entry->npubs = (int) SPI_processed;
 	MemoryContextSwitchTo(spicontext);
 	SPI_finish();
