@@ -361,10 +361,11 @@ outbox_worker_report_server(const char *server, const char *reason)
 {
 	OutboxSilentServer *entry = my_slot != NULL ? find_silent(server) : NULL;
 	bool		known = entry != NULL && entry->server[0] != '\0';
+	char		clipped[OUTBOX_ERROR_LEN];
 
+	outbox_copy_clipped(clipped, reason ? reason : "", sizeof(clipped));
 	if (entry == NULL || (reason == NULL && !known) ||
-		(reason != NULL && known &&
-		 strncmp(entry->reason, reason, OUTBOX_ERROR_LEN - 1) == 0))
+		(reason != NULL && known && strcmp(entry->reason, clipped) == 0))
 		return;
 
 	outbox_shared_lock();
@@ -373,7 +374,7 @@ outbox_worker_report_server(const char *server, const char *reason)
 	else
 	{
 		strlcpy(entry->server, server, sizeof(entry->server));
-		strlcpy(entry->reason, reason, sizeof(entry->reason));
+		strcpy(entry->reason, clipped);
 		if (!known)
 			entry->since = GetCurrentTimestamp();
 	}
