@@ -109,6 +109,22 @@ pending_begin(void)
 	pending.context = context;	/* from here on it is complete */
 }
 
+/*
+ * What is pending belongs to an extension that was dropped and created again.
+ * Where a rollback to a savepoint may bring it back, nothing is forgotten.
+ */
+static void
+pending_forget(void)
+{
+	if (pending.nchunks > 0 && GetCurrentTransactionNestLevel() > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot record events after extension pg_outbox was created again in a subtransaction"),
+				 errdetail("Events that were recorded before would be lost if the subtransaction were rolled back."),
+				 errhint("Create the extension again in a transaction of its own.")));
+	memset(&pending, 0, sizeof(pending));
+}
+
 static Chunk *
 last_chunk(void)
 {
@@ -364,8 +380,7 @@ outbox_log_append(const OutboxEvent *ev)
 
 	check_size(ev);
 	if (pending.context != NULL && pending.stampid != outbox_stamp_sequence())
-		memset(&pending, 0, sizeof(pending));	/* of an extension that is
-												 * gone */
+		pending_forget();
 	if (pending.context == NULL)
 		pending_begin();
 	oldcontext = MemoryContextSwitchTo(pending.context);

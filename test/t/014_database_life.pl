@@ -189,6 +189,21 @@ cmp_ok($ranges[0][0], '>', $published, 'versions are above those that were publi
 is(join(' ', grep { $ranges[$_][0] <= $ranges[ $_ - 1 ][1] } 1 .. $#ranges), '', 'and grow each time');
 ok(wait_until(sub { largest_id('shop') == $ranges[-1][1] }, 'the last events'), 'the last ones are published');
 
+# What was recorded before is there again when it is rolled back.
+($rc, $out, $err) = $node->psql('shop', <<"END", on_error_stop => 0);
+SET client_min_messages = error;
+BEGIN;
+SELECT outbox.emit('$topic{shop}', 'before', '1');
+SAVEPOINT s;
+$again;
+$server;
+SELECT outbox.emit('$topic{shop}', 'after', '1');
+ROLLBACK TO s;
+COMMIT;
+END
+like($err, qr/cannot record events after extension pg_outbox was created again in a subtransaction/, 'no event of another extension in a subtransaction');
+is($node->safe_psql('shop', "SELECT string_agg(key, ',') FROM outbox.events WHERE key IN ('before', 'after')"), 'before', 'what was recorded before it is not lost');
+
 # ---------------------------------------------------------------------------
 # RENAME, TEMPLATE
 # ---------------------------------------------------------------------------
