@@ -154,6 +154,8 @@ CREATE TABLE outbox._unrecorded (
 	publication	integer NOT NULL,
 	at			timestamptz NOT NULL
 ) USING heap;
+-- Its rows could not be deleted otherwise where a publication is FOR ALL TABLES.
+ALTER TABLE outbox._unrecorded REPLICA IDENTITY FULL;
 COMMENT ON TABLE outbox._unrecorded IS 'publications that need a copy because a transaction did not record its changes: the log was full and pg_outbox.max_backlog_action is copy; the relay deletes rows when it asks for the copy';
 
 CREATE VIEW outbox.publications WITH (security_barrier) AS

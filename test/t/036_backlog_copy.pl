@@ -26,6 +26,8 @@ CREATE TABLE wide (id text PRIMARY KEY);
 SELECT outbox.publish('wide', topic => '$wide');
 CREATE TABLE evt (id int, aggregatetype text, aggregateid text, type text, payload text);
 SELECT outbox.adopt('evt', topic => '$other');
+-- what the relay deletes and updates must have a replica identity then
+CREATE PUBLICATION everything FOR ALL TABLES;
 END
 $node->safe_psql('orders', <<"END");
 CREATE TABLE item_replica (id int PRIMARY KEY, v text, version bigint NOT NULL);
