@@ -120,7 +120,7 @@ CREATE TABLE outbox._copy (
 	error		text,
 	heals		boolean NOT NULL DEFAULT false
 );
-COMMENT ON TABLE outbox._copy IS 'copies of publications, the last of each; ordered_by: number, type and collation of each column that the rows are read in the order of; last_key: identity of the last row that was read; all_read: what is left is in _copy_pending; heals: changes were not recorded, the publication is incomplete until the copy is done';
+COMMENT ON TABLE outbox._copy IS 'copies of publications, the last of each; ordered_by: number, type and collation of each column that the rows are read in the order of; last_key: identity of the last row that was read; all_read: what is left is in _copy_pending; heals: changes, or rows of an attached partition, were not recorded, the publication is incomplete until the copy is done';
 
 CREATE TABLE outbox._copy_pending (
 	publication	text NOT NULL REFERENCES outbox._copy ON UPDATE CASCADE ON DELETE CASCADE,
@@ -193,7 +193,7 @@ CREATE VIEW outbox.publications WITH (security_barrier) AS
 			CASE p.kind WHEN 'table' THEN 'outbox._capture'::pg_catalog.regproc ELSE 'outbox._capture_adopted'::pg_catalog.regproc END
 	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
 		OR pg_catalog.pg_has_role(c.relowner, 'USAGE');
-COMMENT ON VIEW outbox.publications IS 'publications of one''s own tables, all of them for members of pg_monitor. columns: null = all; partition_by: null = the identity; kind: table, or outbox (made by adopt(); topic is a pattern then, columns have their roles as names); state: live, or incomplete (changes were not recorded while the log was full, see pg_outbox.max_backlog_action; live again when the copy is done that the relay begins once there is room); problem: why it does not do what it should, null if it does';
+COMMENT ON VIEW outbox.publications IS 'publications of one''s own tables, all of them for members of pg_monitor. columns: null = all; partition_by: null = the identity; kind: table, or outbox (made by adopt(); topic is a pattern then, columns have their roles as names); state: live, or incomplete (changes were not recorded while the log was full, see pg_outbox.max_backlog_action, or a partition was attached with rows; live again when the copy is done that the relay makes of them, once there is room); problem: why it does not do what it should, null if it does';
 GRANT SELECT ON outbox.publications TO PUBLIC;
 
 CREATE FUNCTION outbox.emit(topic text, key text, payload text,

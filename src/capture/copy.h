@@ -87,7 +87,8 @@ extern void outbox_copy_read(CopyChunk *chunk);
 
 /*
  * Have the relay copy a publication, from the beginning.  "heals": because
- * changes of it were not recorded; it is incomplete until the copy is done.
+ * changes, or rows of a new partition, were not recorded; it is incomplete
+ * until the copy is done.
  */
 extern void outbox_copy_request(const char *publication, bool heals);
 
