@@ -11,6 +11,8 @@ CREATE TABLE outbox._identity (
 	ancestors uuid[] NOT NULL DEFAULT '{}',
 	adopted_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
+-- Its rows could not be deleted otherwise where a publication is FOR ALL TABLES.
+ALTER TABLE outbox._identity REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('outbox._identity', '');
 
 CREATE TABLE outbox._paused (

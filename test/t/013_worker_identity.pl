@@ -37,6 +37,7 @@ give_work($node, 'restored', 'applier');
 is_soon($node, 'restored', $copies, '2', 'new work in the copy does not make it an original');
 ($rc, $out, $err) = $node->psql('restored', q(SELECT outbox.resume('relay')));
 like($err, qr/cannot resume a single worker of a copied database/, 'not by halves');
+$node->safe_psql('restored', 'CREATE PUBLICATION everything FOR ALL TABLES');    # deletes need a replica identity then
 $node->safe_psql('restored', 'SELECT outbox.resume()');
 $node->safe_psql('restored', 'SELECT outbox.wait_until_running()');
 has_worker($node, 'restored', 'relay', 'resumed');
