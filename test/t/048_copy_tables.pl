@@ -255,6 +255,14 @@ is_soon($node, 'db', read_events('after', 'count(*)'), '5000', 'other copies go 
 $other->query_safe('COMMIT');
 copy_is_done('locked', 'so does this one when the lock is gone');
 
+# how long a copy waits for a lock is nothing to the rest of the relay
+my $reader = sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_outbox relay'");
+$other->query_safe('BEGIN; LOCK TABLE outbox._log_0, outbox._log_1, outbox._log_2');
+sql('SELECT pg_current_xact_id()');
+is_soon($node, 'db', q(SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)
+	WHERE backend_type = 'pg_outbox relay' AND NOT granted AND clock_timestamp() - waitstart > interval '0.5 s'), $reader, 'reading the log waits for longer than a copy');
+$other->query_safe('COMMIT');
+
 make_table('held');
 stop_within('held');
 $other->query_safe("BEGIN; SELECT outbox.cancel_copy('held')");
