@@ -161,7 +161,9 @@ sub wait_for_sql
 	$expected //= 't';
 	return wait_until(
 		sub {
-			my ($rc, $out, $err) = $node->psql($db, $sql);
+			my ($rc, $out, $err) = eval { $node->psql($db, $sql) };
+			# a server that is starting refuses psql before it has taken the query
+			($rc, $err) = (2, $@) if !defined $rc;
 			$answer = $rc == 0 ? $out : $err;
 			return $rc == 0
 			  && (ref $expected ? $answer =~ $expected : $answer eq $expected);
