@@ -25,7 +25,7 @@ CREATE TABLE outbox._inbox (
 );
 CREATE INDEX _inbox_seen_at_idx ON outbox._inbox (seen_at);
 COMMENT ON TABLE outbox._inbox IS 'events that consumers have seen; internal, see outbox.first_time()';
-COMMENT ON COLUMN outbox._inbox.is_subscription IS 'the consumer is a subscription, written by the applier; false: a name that a caller of outbox.first_time() chose, which says nothing about subscriptions';
+COMMENT ON COLUMN outbox._inbox.is_subscription IS 'the consumer is the id of a subscription, written by the applier; false: a name that a caller of outbox.first_time() chose, which says nothing about subscriptions';
 SELECT pg_catalog.pg_extension_config_dump('outbox._inbox', '');
 
 CREATE FUNCTION outbox.apply(target regclass, key text, value text, headers jsonb DEFAULT '{}')

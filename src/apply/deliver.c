@@ -304,7 +304,8 @@ is_first_time(OutboxFeed *feed, const OutboxRecord *rec)
 	char	   *source = header_text(rec, "source");
 
 	return id == NULL ||
-		outbox_inbox_first_time(feed->sub->name, true, source ? source : rec->topic, id);
+		outbox_inbox_first_time(psprintf(INT64_FORMAT, feed->sub->id), true,
+								source ? source : rec->topic, id);
 }
 
 static void

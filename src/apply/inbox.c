@@ -4,8 +4,9 @@
  *	  Which events a consumer has seen already.
  *
  * The primary key of outbox._inbox decides; there is no lock besides.
- * Subscriptions and callers of first_time() have names of their own there:
- * whoever may call it must not claim the events of others' handlers.
+ * Callers of first_time() have names there, subscriptions their ids, kept
+ * apart: whoever may call it must not claim the events of others' handlers,
+ * and a subscription has not seen what another of its name had.
  *
  *-------------------------------------------------------------------------
  */

@@ -35,6 +35,14 @@ is_soon($node, 'shop', 'SELECT received, applied, duplicate FROM outbox.stat_sub
 is($node->safe_psql('shop', q(SELECT string_agg(id, ',' ORDER BY id) FROM handled)), '1,2', 'and gets it once');
 is($node->safe_psql('shop', qq(SET ROLE app; SELECT outbox.first_time('handler', '$topic', '2'))), 't', 'nor is it the other way round');
 
+# One that is made anew under the name has seen nothing; one that is called for again has.
+$node->safe_psql('shop', "TRUNCATE handled; SELECT outbox.handle('handler(outbox.event)', topic => '$topic')");
+topic_write($broker, $topic, { key => 'k', value => 'v', headers => { id => 2 } });
+is_soon($node, 'shop', 'SELECT received, duplicate FROM outbox.stat_subscriptions', '4|2', 'a subscription that is called for again goes on');
+$node->safe_psql('shop', "SELECT outbox.unsubscribe('handler'); SELECT outbox.handle('handler(outbox.event)', topic => '$topic')");
+is_soon($node, 'shop', 'SELECT received, applied, duplicate FROM outbox.stat_subscriptions', '4|2|2', 'one made anew begins anew');
+is($node->safe_psql('shop', q(SELECT string_agg(id, ',' ORDER BY id) FROM handled)), '1,2', 'and its handler gets all once');
+
 # ---------------------------------------------------------------------------
 # Dead letters of a subscription that has ended
 # ---------------------------------------------------------------------------
