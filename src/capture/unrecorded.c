@@ -84,9 +84,12 @@ outbox_unrecorded_note(const CapturedPublication *pub)
 static void
 write_notes(void)
 {
-	Relation	rel = table_open(outbox_relation_oid("_unrecorded"), RowExclusiveLock);
+	Relation	rel;
 	ListCell   *lc;
 
+	if (!outbox_extension_installed())
+		return;					/* dropped in this transaction */
+	rel = table_open(outbox_relation_oid("_unrecorded"), RowExclusiveLock);
 	foreach(lc, noted)
 	{
 		Datum		values[UNRECORDED_NATTS];

@@ -95,6 +95,19 @@ like($err, qr/53400: +the event log is full/, 'deletes are refused where they wo
 is($node->safe_psql('users', 'SELECT count(*) FROM wide'), '10000', 'with their transaction');
 cmp_ok($node->safe_psql('users', 'SELECT bytes FROM outbox.stat_log'), '<', 2 * $bytes, 'the log stays bounded');
 
+# ---- a transaction that drops the extension has nothing to note
+outbox_install($node, 'gone', $broker);
+$node->safe_psql('gone', <<'END');
+CREATE TABLE item (id int PRIMARY KEY);
+SELECT outbox.publish('item', topic => 'gone', initial => 'none');
+SELECT outbox.emit('gone', 'k', repeat('x', 1000)) FROM generate_series(1, 3200);
+BEGIN;
+INSERT INTO item VALUES (1);
+DROP EXTENSION pg_outbox CASCADE;
+COMMIT;
+END
+is($node->safe_psql('gone', 'SELECT count(*) FROM item'), '1', 'the extension can be dropped after a change that was not recorded');
+
 # ---- the broker is back
 mock_control($broker, 'up', 'all');
 is_soon($node, 'users', "SELECT state, rows, pending FROM outbox.copies WHERE publication = 'item'", 'running|590|2',
