@@ -17,10 +17,10 @@ CREATE FUNCTION cpu_ns() RETURNS bigint LANGUAGE sql VOLATILE AS
 $$SELECT split_part(pg_read_file('/proc/self/schedstat'), ' ', 1)::bigint$$;
 
 -- Events of a server that the relay has settled since the log began.
-CREATE FUNCTION settled() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+CREATE FUNCTION settled(of_server text DEFAULT 'kafka') RETURNS bigint LANGUAGE sql VOLATILE AS $$
 	SELECT coalesce(max(events), 0)
 	FROM (SELECT server, events FROM outbox._position_0 UNION ALL SELECT server, events FROM outbox._position_1) p
-	WHERE server = 'kafka'
+	WHERE server = of_server
 $$;
 
 -- Is something in the log that the relay's position does not cover?  (Settled
@@ -35,31 +35,35 @@ CREATE FUNCTION unsettled() RETURNS boolean LANGUAGE sql VOLATILE AS $$
 			ORDER BY seq DESC LIMIT 1)) IS NOT TRUE)
 $$;
 
--- What the relay had done and used at a time: processor time of all its
--- threads in seconds (clock ticks of 1/100 s), resident memory in bytes, without
--- the pages of shared_buffers that it happened to touch.
+-- Processor time of all threads of a process in seconds; the scheduler counts
+-- nanoseconds.
+CREATE FUNCTION cpu_seconds(pid int) RETURNS float8 LANGUAGE sql VOLATILE AS $$
+	SELECT sum(split_part(pg_read_file(format('/proc/%s/task/%s/schedstat', pid, thread), 0, 100, true), ' ', 1)::float8) / 1e9
+	FROM pg_ls_dir(format('/proc/%s/task', pid)) thread
+$$;
+
+-- Resident memory of a process in bytes, without the pages of shared_buffers
+-- that it happened to touch.
 CREATE FUNCTION private_bytes(pid int) RETURNS bigint LANGUAGE sql VOLATILE AS $$
 	SELECT sum(kb[1]::bigint) * 1024
 	FROM regexp_matches(pg_read_file(format('/proc/%s/status', pid)), 'Rss(?:Anon|File):\s+(\d+)', 'g') kb
 $$;
 
-CREATE UNLOGGED TABLE sample (at float8, settled bigint, cpu float8, rss bigint);
+-- What a worker had done and used at a time.
+CREATE UNLOGGED TABLE sample (at float8, done bigint, cpu float8, rss bigint);
 
-CREATE PROCEDURE take_sample() LANGUAGE plpgsql AS $$
+CREATE PROCEDURE take_sample(of_worker text, done bigint) LANGUAGE plpgsql AS $$
 DECLARE
-	relay int := (SELECT pid FROM outbox._workers() WHERE worker = 'relay');
-	stat text[];
+	worker_pid int := (SELECT pid FROM outbox._workers() WHERE worker = of_worker);
 BEGIN
-	IF relay IS NULL THEN
-		RETURN;
+	IF worker_pid IS NOT NULL THEN
+		INSERT INTO sample VALUES (extract(epoch FROM clock_timestamp()), done, cpu_seconds(worker_pid),
+			private_bytes(worker_pid));
 	END IF;
-	stat := string_to_array(regexp_replace(pg_read_file(format('/proc/%s/stat', relay)), '^.*\) ', ''), ' ');
-	INSERT INTO sample VALUES (extract(epoch FROM clock_timestamp()), settled(),
-		(stat[12]::float8 + stat[13]::float8) / 100, private_bytes(relay));
 END
 $$;
 
--- Wait until that many events are settled, taking samples.
+-- Wait until the relay has settled that many events, taking samples.
 CREATE PROCEDURE watch(goal bigint) LANGUAGE plpgsql AS $$
 DECLARE
 	until timestamptz := clock_timestamp() + interval '90 s';
@@ -68,11 +72,32 @@ BEGIN
 		IF clock_timestamp() > until THEN
 			RAISE EXCEPTION 'only % of % events were settled', settled(), goal;
 		END IF;
-		CALL take_sample();
+		CALL take_sample('relay', settled());
 		COMMIT;
 		PERFORM pg_sleep(0.05);
 	END LOOP;
-	CALL take_sample();
+	CALL take_sample('relay', settled());
+END
+$$;
+
+-- The same for a subscription.
+CREATE FUNCTION received(of_subscription text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
+	SELECT coalesce(sum(received), 0) FROM outbox._offset WHERE subscription = of_subscription
+$$;
+
+CREATE PROCEDURE watch_subscription(name text, goal bigint) LANGUAGE plpgsql AS $$
+DECLARE
+	until timestamptz := clock_timestamp() + interval '90 s';
+BEGIN
+	WHILE received(name) < goal LOOP
+		IF clock_timestamp() > until THEN
+			RAISE EXCEPTION 'only % of % events were received', received(name), goal;
+		END IF;
+		CALL take_sample('applier', received(name));
+		COMMIT;
+		PERFORM pg_sleep(0.02);
+	END LOOP;
+	CALL take_sample('applier', received(name));
 END
 $$;
 
@@ -93,6 +118,17 @@ BEGIN
 	END LOOP;
 END
 $$;
+
+-- What goes by way of Kafka into a replica: the number of partitions is that of
+-- the topic.  Compressed, so that the mock broker, which keeps 5 MB of a
+-- partition, keeps all of it.
+CREATE TABLE feed1 (id bigint PRIMARY KEY, name text NOT NULL, amount numeric NOT NULL, note text)
+	WITH (fillfactor = 45, autovacuum_enabled = off);
+CREATE TABLE feed4 (LIKE feed1 INCLUDING ALL) WITH (fillfactor = 45, autovacuum_enabled = off);
+CREATE TABLE fed1 (LIKE feed1 INCLUDING ALL, version bigint NOT NULL) WITH (autovacuum_enabled = off);
+CREATE TABLE fed4 (LIKE fed1 INCLUDING ALL) WITH (autovacuum_enabled = off);
+INSERT INTO feed1 SELECT i, 'name ' || i, i / 100.0, repeat('n', 128) FROM generate_series(1, 20000) i;
+INSERT INTO feed4 TABLE feed1;
 
 -- Batches of 1,000 events: as a consumer has them, and taken apart already.
 CREATE TABLE replica (id bigint PRIMARY KEY, name text NOT NULL, amount numeric NOT NULL, note text, version bigint NOT NULL)
