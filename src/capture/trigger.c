@@ -257,22 +257,22 @@ record_event(CapturedPublication *pub, Relation rel, OutboxOp op, TupleTableSlot
 /* ---------------- what happened to the row ---------------- */
 
 /*
- * The head of the slot's row version.  Others may lock the row meanwhile,
- * which changes it in several steps: hence the buffer's lock.
+ * Read the head of the slot's row version.  Others may lock the row meanwhile,
+ * which changes it in several steps: hence the buffer's lock.  It is spared
+ * where nobody has changed the row: what our transaction did stays to be seen.
  */
-static HeapTupleHeaderData
-row_head(TupleTableSlot *slot)
+static void
+read_head(TupleTableSlot *slot, HeapTupleHeader head)
 {
 	HeapTuple	tup = ExecFetchSlotHeapTuple(slot, false, NULL);
 	Buffer		buf = ((BufferHeapTupleTableSlot *) slot)->buffer;
-	HeapTupleHeaderData head;
+	bool		lock = BufferIsValid(buf) && (tup->t_data->t_infomask & HEAP_XMAX_INVALID) == 0;
 
-	if (BufferIsValid(buf))
+	if (lock)
 		LockBuffer(buf, BUFFER_LOCK_SHARE);
-	memcpy(&head, tup->t_data, SizeofHeapTupleHeader);
-	if (BufferIsValid(buf))
+	memcpy(head, tup->t_data, SizeofHeapTupleHeader);
+	if (lock)
 		LockBuffer(buf, BUFFER_LOCK_UNLOCK);
-	return head;
 }
 
 /*
@@ -314,9 +314,11 @@ follow_row(Relation rel, TupleTableSlot *slot)
 {
 	while (TTS_IS_BUFFERTUPLE(slot))
 	{
-		HeapTupleHeaderData head = row_head(slot);
-		ItemPointerData next = head.t_ctid;
+		HeapTupleHeaderData head;
+		ItemPointerData next;
 
+		read_head(slot, &head);
+		next = head.t_ctid;
 		if (!is_superseded(&head))
 			return true;
 		if (HeapTupleHeaderIndicatesMovedPartitions(&head) ||
@@ -338,7 +340,7 @@ commands_since_delete(TupleTableSlot *slot)
 
 	if (!TTS_IS_BUFFERTUPLE(slot))
 		return true;
-	head = row_head(slot);
+	read_head(slot, &head);
 	if (!is_superseded(&head))
 		return true;
 	return HeapTupleHeaderGetCmax(&head) != GetCurrentCommandId(false);
