@@ -142,13 +142,19 @@ segment_holds(Relation rel, Relation index, StrategyNumber strategy, uint64 xid,
 	return found;
 }
 
+/*
+ * Of transactions that are still open nothing can be seen; they may have many
+ * rows, which are not looked at.
+ */
 static bool
-segment_settled(Relation rel, Relation index, const OutboxSnapshot *base)
+segment_settled(Relation rel, Relation index, const OutboxSnapshot *base,
+				const OutboxSnapshot *now)
 {
 	if (segment_holds(rel, index, BTGreaterEqualStrategyNumber, base->xmax, base))
 		return false;
 	for (int i = 0; i < base->nxip; i++)
-		if (segment_holds(rel, index, BTEqualStrategyNumber, base->xip[i], base))
+		if (outbox_snapshot_ended(now, base->xip[i]) &&
+			segment_holds(rel, index, BTEqualStrategyNumber, base->xip[i], base))
 			return false;
 	return true;
 }
@@ -158,10 +164,12 @@ outbox_segment_settled(int segment, OutboxSnapshot *const *bases, int nbases)
 {
 	Relation	rel = table_open(outbox_segment_table(segment), AccessShareLock);
 	Relation	index = index_open(outbox_segment_index(segment), AccessShareLock);
+	OutboxSnapshot *now = outbox_snapshot_from(GetActiveSnapshot());
 	bool		settled = true;
 
 	for (int i = 0; i < nbases && settled; i++)
-		settled = segment_settled(rel, index, bases[i]);
+		settled = segment_settled(rel, index, bases[i], now);
+	pfree(now);
 	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
 	return settled;
