@@ -43,7 +43,11 @@ wait_until(sub {
 	return $node->safe_psql('shop', 'SELECT settled_events >= ' . (ROWS + 1) . ' FROM outbox.stat_servers') eq 't';
 }, 'all events are settled');
 note "the relay had $before kB before, at most $peak kB while it sent";
-cmp_ok($peak, '<', MAX_KB, 'memory of the relay is bounded');
+SKIP:
+{
+	skip 'a memory checker has memory of its own', 1 if $ENV{OUTBOX_UNDER};
+	cmp_ok($peak, '<', MAX_KB, 'memory of the relay is bounded');
+}
 
 my ($ok, $out, $err) = OutboxTest::_kcat($broker, '', '-C', '-t', $topic, '-e', '-q', '-f', '%k\n');
 die $err if !$ok;

@@ -34,7 +34,11 @@ is_soon($node, 'shop', 'SELECT count(*) FROM outbox.stat_subscriptions WHERE nex
 my $kb = memory();
 note "the applier has $kb kB";
 ok($kb > 0, 'memory of the applier can be read');
-cmp_ok($kb, '<', MAX_KB, 'and is bounded for all together');
+SKIP:
+{
+	skip 'a memory checker has memory of its own', 1 if $ENV{OUTBOX_UNDER};
+	cmp_ok($kb, '<', MAX_KB, 'and is bounded for all together');
+}
 $node->stop;
 
 done_testing();
