@@ -310,8 +310,12 @@ is(join(' ', map { $_->{key} } topic_wait($broker, $huge, 2)), '1 3', '100 MB ho
 is_soon($node, 'users', "SELECT length(value), message ~ 'larger than message.max.bytes' FROM outbox.dead_letters WHERE topic = '$huge'",
 	length('{"id":2,"t":""}') + 100 * 1024 * 1024 . '|t', 'and are set aside, whole, with the reason');
 is(worker_pid($node, 'users', 'relay'), $relay, 'by a relay that survives');
-ok(wait_until(sub { private_kb($relay) < $before + 32 * 1024 }, sub { "$before kB before, now " . private_kb($relay) }),
-	'and gives the memory back');
+SKIP:
+{
+	skip 'a memory checker has memory of its own', 1 if $ENV{OUTBOX_UNDER};
+	ok(wait_until(sub { private_kb($relay) < $before + 32 * 1024 }, sub { "$before kB before, now " . private_kb($relay) }),
+		'and gives the memory back');
+}
 
 $node->stop('fast');
 done_testing();
