@@ -436,7 +436,7 @@ sub flat_drain
 	# Only now: the snapshot would keep all versions of the updated rows.
 	my $holder = start_command("$log/holder.log", { PGAPPNAME => 'holder' }, psql_command(), '-c',
 		'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM plain; SELECT pg_sleep(3600)');
-	sleep 1;
+	sleep 0.1 until sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'holder' AND wait_event = 'PgSleep'") eq '1';
 	my $first = sql('SELECT settled()');
 	sql("TRUNCATE sample;\nCALL take_sample('relay', $first)");
 	kill 'CONT', $broker;

@@ -37,7 +37,7 @@ typedef struct OutboxWorkerClass
 	 * Is there anything to do for this kind in the current database?  Called
 	 * inside a transaction with a snapshot, extension known to be installed.
 	 * A worker whose has_work() is false ends and is started again when
-	 * outbox_worker_poke() says that the catalogs changed.
+	 * outbox_worker_poke_at_commit() says that the catalogs changed.
 	 */
 	bool		(*has_work) (void);
 
