@@ -188,6 +188,12 @@ ALTER SERVER mine OPTIONS (ADD "security.protocol" 'SASL_plaintext');
 SELECT * FROM outbox.server_check('mine');
 ALTER SERVER mine OPTIONS (ADD "sasl.mechanism" 'GSSAPI');
 SELECT * FROM outbox.server_check('mine');
+-- nor by words that the client reads less strictly
+ALTER SERVER mine OPTIONS (SET "sasl.mechanism" ' GSSAPI');
+ALTER SERVER mine OPTIONS (SET "sasl.mechanism" 'gssapi');
+ALTER SERVER mine OPTIONS (SET "sasl.mechanism" 'anything');
+ALTER SERVER mine OPTIONS (SET "security.protocol" E'\tsasl_plaintext');
+ALTER SERVER mine OPTIONS (SET "security.protocol" 'sasl_plaintext ');
 ALTER SERVER mine OPTIONS (DROP "sasl.mechanism", DROP "security.protocol");
 RESET ROLE;
 -- what a superuser has set stays out of its owner's hands

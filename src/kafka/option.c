@@ -216,6 +216,13 @@ static const RefusedOption refused[] = {
 	{"ssl.truststore.location", REFUSED_NAME, "ssl.ca.location"}
 };
 
+static const char *const protocols[] = {
+	"plaintext", "ssl", "sasl_plaintext", "sasl_ssl", NULL
+};
+static const char *const mechanisms[] = {
+	"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", NULL
+};
+
 PG_FUNCTION_INFO_V1(outbox_kafka_validator);
 
 const OutboxOption *
@@ -323,7 +330,8 @@ option_refuse_unknown(const char *name, int where, const char *source, int line)
 	nearest = option_nearest(name, where);
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-			 errmsg("invalid option \"%s\"", name),
+	/* in a file of secrets a word nobody knows may be one */
+			 source ? errmsg("invalid option") : errmsg("invalid option \"%s\"", name),
 			 nearest ?
 			 errhint("Perhaps you meant the option \"%s\".", nearest) :
 			 errhint("Valid options in this context are: %s",
@@ -481,6 +489,33 @@ bounds_fault(const OutboxOption *opt, const char *value)
 	return NULL;
 }
 
+/*
+ * What is not one of the words means something else to the client, or may come
+ * to: rights depend on these, see check_kerberos() in server.c.
+ */
+static const char *
+choice_fault(const char *value, const char *const *words, bool any_case)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (int i = 0; words[i] != NULL; i++)
+	{
+		if ((any_case ? pg_strcasecmp : strcmp) (value, words[i]) == 0)
+			return NULL;
+		appendStringInfo(&buf, "%s%s", i > 0 ? ", " : "", words[i]);
+	}
+	return psprintf(_("It must be one of %s."), buf.data);
+}
+
+static bool
+is_pem(const OutboxOption *opt)
+{
+	size_t		len = strlen(opt->name);
+
+	return strcmp(opt->name + len - 4, ".pem") == 0;
+}
+
 /* libcurl knows more kinds of addresses, those of local files among them. */
 static const char *
 url_fault(const char *value)
@@ -501,10 +536,10 @@ path_fault(const char *value)
 
 /*
  * What librdkafka says to the value.  It repeats values in its messages, so
- * of a secret one nothing but the fact is told.
+ * of a private one nothing but the fact is told.
  */
 static const char *
-library_fault(const OutboxOption *opt, const char *value)
+library_fault(const OutboxOption *opt, const char *value, bool private)
 {
 	OutboxSetting setting;
 	char	   *reason;
@@ -516,18 +551,21 @@ library_fault(const OutboxOption *opt, const char *value)
 	reason = outbox_kafka_api()->setting_check(&setting);
 	if (reason == NULL)
 		return NULL;
-	if (setting.secret)
+	if (setting.secret || private)
 		return _("The Kafka client does not accept it.");
 	return psprintf(_("The Kafka client says: %s"), reason);
 }
 
 static const char *
-value_fault(const OutboxOption *opt, const char *value)
+value_fault(const OutboxOption *opt, const char *value, bool private)
 {
 	const char *fault = NULL;
 
 	if (*value == '\0')
 		return _("It must not be empty.");
+	/* the client would leave them out, and we have compared what it has not */
+	if (isspace((unsigned char) *value) && !is_pem(opt))
+		return _("It must not begin with a blank.");
 	if (strcmp(opt->name, OUTBOX_OPTION_BOOTSTRAP) == 0)
 		fault = bootstrap_fault(value);
 	else if (strcmp(opt->name, OUTBOX_OPTION_TOPICS) == 0)
@@ -538,11 +576,15 @@ value_fault(const OutboxOption *opt, const char *value)
 		fault = bounds_fault(opt, value);
 	else if (strcmp(opt->name, "sasl.mechanism") == 0 && strchr(value, ',') != NULL)
 		fault = _("Exactly one mechanism is expected.");
+	else if (strcmp(opt->name, "sasl.mechanism") == 0)
+		fault = choice_fault(value, mechanisms, false);
+	else if (strcmp(opt->name, "security.protocol") == 0)
+		fault = choice_fault(value, protocols, true);
 	else if (strcmp(opt->name, "sasl.oauthbearer.token.endpoint.url") == 0)
 		fault = url_fault(value);
 
 	if (fault == NULL && (opt->flags & OUTBOX_OPTION_OWN) == 0)
-		fault = library_fault(opt, value);
+		fault = library_fault(opt, value, private);
 	return fault;
 }
 
@@ -563,7 +605,8 @@ outbox_option_check(const char *name, const char *value, int where,
 				 errmsg("permission denied to set option \"%s\"", name),
 				 errdetail("Only superusers may name files of the server, or alter a server that has such an option."),
 				 errhidestmt(true)));
-	fault = value_fault(opt, value);
+	/* nothing of the secrets file is repeated: its lines may be mixed up */
+	fault = value_fault(opt, value, source != NULL);
 	if (fault != NULL)
 		option_refuse_value(opt, fault, source, line);
 }

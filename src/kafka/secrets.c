@@ -45,18 +45,25 @@ secrets_check_file(int fd, const char *path)
 				 errmsg("secrets file \"%s\" is not private", path),
 				 errdetail("It must belong to the operating system user the server runs as, and be accessible to nobody else."),
 				 errhint("Set its mode to 0600.")));
-	if (st.st_size > SECRETS_MAX_BYTES)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("secrets file \"%s\" is too large", path),
-				 errdetail("It may have at most %d bytes.", SECRETS_MAX_BYTES)));
 }
 
-/* The whole file as a palloc'd string. */
+pg_noreturn static void
+secrets_too_large(const char *path)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("secrets file \"%s\" is too large", path),
+			 errdetail("It may have at most %d bytes.", SECRETS_MAX_BYTES)));
+}
+
+/*
+ * The whole file as a palloc'd string.  It may grow while it is read, and a
+ * zero byte would end the string early: a part is never taken for the whole.
+ */
 static char *
 secrets_load(const char *path)
 {
-	char	   *contents = palloc(SECRETS_MAX_BYTES + 1);
+	char	   *contents = palloc(SECRETS_MAX_BYTES + 2);
 	int			len = 0;
 	int			fd;
 
@@ -66,9 +73,9 @@ secrets_load(const char *path)
 				(errcode_for_file_access(),
 				 errmsg("could not open secrets file \"%s\": %m", path)));
 	secrets_check_file(fd, path);
-	while (len < SECRETS_MAX_BYTES)
+	while (len <= SECRETS_MAX_BYTES)
 	{
-		ssize_t		nread = read(fd, contents + len, SECRETS_MAX_BYTES - len);
+		ssize_t		nread = read(fd, contents + len, SECRETS_MAX_BYTES + 1 - len);
 
 		if (nread < 0 && errno == EINTR)
 			continue;
@@ -81,7 +88,13 @@ secrets_load(const char *path)
 		len += nread;
 	}
 	CloseTransientFile(fd);
+	if (len > SECRETS_MAX_BYTES)
+		secrets_too_large(path);
 	contents[len] = '\0';
+	if (strlen(contents) != len)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("secrets file \"%s\" has a zero byte", path)));
 	return contents;
 }
 

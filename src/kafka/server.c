@@ -234,6 +234,9 @@ settings_value(const OutboxServerSettings *settings, const char *name)
  * With Kerberos, which is the default mechanism, the client shows the brokers
  * whatever ticket or keytab the operating system user has.  Those are not for
  * everybody who may create a server, whose brokers could pass them on.
+ *
+ * What is neither known to do without SASL nor to use another mechanism counts
+ * as Kerberos: the client reads words less strictly than we do.
  */
 static void
 check_kerberos(const OutboxServerSettings *settings, Oid owner)
@@ -241,8 +244,11 @@ check_kerberos(const OutboxServerSettings *settings, Oid owner)
 	const char *protocol = settings_value(settings, "security.protocol");
 	const char *mechanism = settings_value(settings, "sasl.mechanism");
 
-	if (protocol == NULL || pg_strncasecmp(protocol, "sasl_", 5) != 0 ||
-		(mechanism != NULL && pg_strcasecmp(mechanism, "GSSAPI") != 0) ||
+	if (protocol == NULL || pg_strcasecmp(protocol, "plaintext") == 0 ||
+		pg_strcasecmp(protocol, "ssl") == 0 ||
+		(mechanism != NULL &&
+		 (strcmp(mechanism, "PLAIN") == 0 || strcmp(mechanism, "OAUTHBEARER") == 0 ||
+		  strncmp(mechanism, "SCRAM-SHA-", 10) == 0)) ||
 		superuser_arg(owner))
 		return;
 	ereport(ERROR,

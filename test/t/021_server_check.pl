@@ -115,15 +115,30 @@ secrets("sasl.password=geheim\nbootstrap.servers=evil.example:9092\n");
 like(check(), qr/"bootstrap.servers" belongs to a server.*\n.*\n.*line 2 of secrets file/, 'no server options');
 secrets("sasl.password=geheim\nplugin.library.paths=/tmp/evil.so\n");
 like(check(), qr/"plugin.library.paths" is not allowed/, 'nothing that runs code');
-for my $text ("geheim\n", "Geheim=1\n", "=geheim\n", "geheim geheim = x\n", "sasl.password\n", "sasl.password=\n")
+for my $text ("geheim\n", "Geheim=1\n", "=geheim\n", "geheim geheim = x\n", "sasl.password\n", "sasl.password=\n",
+	"geheim=1\n", "geheim.geheim=\n", "sasl.mechanism=geheim\n", "sasl.pasword=geheim\n", "sasl.password=gehe\0im\n",
+	"sasl.password=geheim\0\n", "\0", "sasl.password = geheim\nssl.key.pem = -----BEGIN PRIVATE KEY-----\ngeheim==\n")
 {
 	secrets($text);
 	my $answer = check();
-	like($answer, qr/ERROR/, 'refused: ' . $text =~ s/\n//r);
+	like($answer, qr/ERROR/, 'refused: ' . $text =~ s/\n//gr =~ s/\0/<NUL>/gr);
 	unlike($answer, qr/geheim/i, 'and not repeated');
 }
 secrets('sasl.password=' . 'x' x 70000);
 like(check(), qr/secrets file ".*" is too large/, 'too large');
+secrets('#' x 65536);
+like(check(), qr/^t\|3/, 'but not at its limit');
+# What the name leads to is judged, and judged when it is open.
+symlink($file, "$dir/link");
+alter(qq(SET "secrets.file" '$dir/link'));
+like(check(), qr/^t\|3/, 'a link to a private file');
+chmod 0644, $file;
+like(check(), qr/secrets file ".*" is not private/, 'to one that is not');
+unlink $file;
+like(check(), qr/could not open secrets file/, 'to nothing');
+unlink "$dir/link";
+symlink('/etc/passwd', "$dir/link");
+like(check(), qr/secrets file ".*" is not private/, "to somebody else's");
 mkdir "$dir/d", 0700;
 alter(qq(SET "secrets.file" '$dir/d'));
 like(check(), qr/is not a regular file|Is a directory/, 'a directory');
