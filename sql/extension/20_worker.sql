@@ -57,15 +57,16 @@ COMMENT ON FUNCTION outbox._workers() IS
 'One row per kind of worker in this database, also where it has no process.';
 REVOKE ALL ON FUNCTION outbox._workers() FROM PUBLIC;
 
-CREATE FUNCTION outbox._silent_servers(
+CREATE FUNCTION outbox._waiting_servers(
 	OUT worker text,
 	OUT server text,
+	OUT unreachable boolean,
 	OUT reason text,
 	OUT since timestamptz)
 RETURNS SETOF record
-LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'outbox_silent_servers';
-COMMENT ON FUNCTION outbox._silent_servers() IS
-'Kafka servers of which no broker answers a worker of this database, with what the client says of it.';
-REVOKE ALL ON FUNCTION outbox._silent_servers() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION outbox._silent_servers() TO pg_monitor;
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'outbox_waiting_servers';
+COMMENT ON FUNCTION outbox._waiting_servers() IS
+'Kafka servers that a worker of this database cannot go on with: unreachable, no broker answers, reason being what the client says of it; else reason says what is waited for.';
+REVOKE ALL ON FUNCTION outbox._waiting_servers() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox._waiting_servers() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION outbox._workers() TO pg_monitor;

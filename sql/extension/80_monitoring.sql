@@ -159,13 +159,16 @@ SELECT 'worker' AS kind, w.worker AS name, w.state,
 FROM w
 UNION ALL
 SELECT 'server', v.server,
-	CASE WHEN q.server IS NOT NULL THEN 'unreachable' WHEN w.pid IS NULL THEN w.state ELSE 'publishing' END,
-	CASE WHEN q.server IS NOT NULL THEN 'unreachable' WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state
+	CASE WHEN q.unreachable THEN 'unreachable' WHEN q.server IS NOT NULL THEN 'waiting'
+		 WHEN w.pid IS NULL THEN w.state ELSE 'publishing' END,
+	CASE WHEN q.unreachable THEN 'unreachable' WHEN q.server IS NOT NULL THEN 'waiting'
+		 WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state
 		 WHEN v.lag_seconds > 60 THEN 'late' ELSE 'ok' END,
-	CASE WHEN q.server IS NOT NULL THEN 'a broker that answers' WHEN w.pid IS NULL THEN 'the relay' END,
-	v.backlog_events, v.lag_seconds, q.reason, q.since
+	CASE WHEN q.unreachable THEN 'a broker that answers' WHEN q.server IS NOT NULL THEN q.reason
+		 WHEN w.pid IS NULL THEN 'the relay' END,
+	v.backlog_events, v.lag_seconds, CASE WHEN q.unreachable THEN q.reason END, CASE WHEN q.unreachable THEN q.since END
 FROM outbox.stat_servers AS v JOIN w ON w.worker = 'relay'
-	LEFT JOIN outbox._silent_servers() AS q ON q.worker = 'relay' AND q.server = v.server
+	LEFT JOIN outbox._waiting_servers() AS q ON q.worker = 'relay' AND q.server = v.server
 UNION ALL
 SELECT 'publication', p.name, p.state,
 	CASE WHEN p.problem IS NOT NULL THEN 'broken' WHEN p.state = 'live' THEN 'ok' ELSE p.state END,
@@ -205,7 +208,7 @@ SELECT 'subscription', s.name,
 	CASE WHEN s.state <> 'running' THEN s.stopped_reason ELSE q.reason END,
 	CASE WHEN s.state <> 'running' THEN s.stopped_at ELSE q.since END
 FROM outbox.subscriptions AS s JOIN w ON w.worker = 'applier'
-	LEFT JOIN outbox._silent_servers() AS q ON q.worker = 'applier' AND q.server = s.server
+	LEFT JOIN outbox._waiting_servers() AS q ON q.worker = 'applier' AND q.server = s.server
 UNION ALL
 SELECT 'dead letters', d.direction, 'waiting', 'attention', NULL, pg_catalog.count(*), NULL,
 	(pg_catalog.array_agg(d.message ORDER BY d.id DESC))[1], pg_catalog.max(d.last_at)
@@ -216,7 +219,7 @@ SELECT 'log', 'event log', 'open',
 		 WHEN l.bytes < l.limit_bytes THEN 'nearly full' ELSE 'full' END,
 	l.held_by, l.bytes, NULL, NULL, NULL
 FROM outbox.stat_log AS l;
-COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting, late (over a minute), unreachable (no broker of the server answers, since last_error_at), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (null: not known, as of a subscription that does not read; log: bytes; copy: rows left, estimated, 0 if there are more than estimated), lag in seconds';
+COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting (waiting_for says what for), late (over a minute), unreachable (no broker of the server answers, since last_error_at), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (null: not known, as of a subscription that does not read; log: bytes; copy: rows left, estimated, 0 if there are more than estimated), lag in seconds';
 
 CREATE VIEW outbox.events AS
 SELECT e.id, e.version, e.op, coalesce(e.server, s.server) AS server, coalesce(e.topic, s.topic) AS topic,

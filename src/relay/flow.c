@@ -354,6 +354,11 @@ outbox_flow_run(RelayFlow *flow)
 	if (OidIsValid(flow->serverid) && flow->producer == NULL)
 		return true;			/* just restarted */
 
+	if (!outbox_gate_passes(flow))
+	{
+		outbox_flow_tick(flow);
+		return progress;
+	}
 	foreach(lc, flow->topic_list)
 		progress |= outbox_topic_run(lfirst(lc));
 	if (flow->producer_broken)
@@ -362,7 +367,7 @@ outbox_flow_run(RelayFlow *flow)
 		return false;
 	}
 
-	for (int pages = 0; pages < RUN_PAGES; pages++)
+	for (int pages = 0; pages < RUN_PAGES && outbox_gate_passes(flow); pages++)
 	{
 		if (!send_waiting(flow))
 		{

@@ -15,6 +15,7 @@
 
 #include "postgres.h"
 
+#include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 #include "utils/builtins.h"
@@ -156,6 +157,14 @@ typedef struct RelayFlow
 								 * no */
 	char	   *waiting_for;	/* for status, NULL: nothing */
 
+	/* the gate, see gate.c */
+	XLogRecPtr	gate_lsn;		/* what standbys have to flush before anything
+								 * is sent; invalid: the gate is open */
+	int			gate_standbys;	/* how many were asked for when that was set */
+	int			gate_pause_ms;	/* back-off */
+	TimestampTz gate_look_at;
+	char	   *gate_reason;	/* for status, NULL: open or only just closed */
+
 	HTAB	   *topics;
 	List	   *topic_list;		/* RelayTopic *, by index */
 	RelayTopic **by_stream;		/* topic of a stream number, NULL: unknown yet */
@@ -209,6 +218,12 @@ extern void outbox_flow_wait_reason(RelayFlow *flow, const char *reason);
 extern bool outbox_flow_read(RelayFlow *flow);
 extern void outbox_flow_tick(RelayFlow *flow);
 extern void outbox_page_release(RelayFlow *flow, RelayPage *page);
+
+/* gate.c: nothing is sent before enough standbys have it */
+extern void outbox_gate_close(RelayFlow *flow);
+extern bool outbox_gate_passes(RelayFlow *flow);
+extern TimestampTz outbox_gate_look_at(const RelayFlow *flow);
+extern void outbox_gate_init(void);
 
 /* settle.c */
 extern void outbox_flow_settle(RelayFlow *flow);

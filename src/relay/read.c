@@ -217,6 +217,8 @@ batch_open(RelayFlow *flow)
 	batch = palloc0(sizeof(RelayBatch));
 	batch->target = target;
 	batch->rows = flow->refs->nrefs > 0;
+	if (batch->rows)
+		outbox_gate_close(flow);
 	flow->batches = lappend(flow->batches, batch);
 	MemoryContextSwitchTo(oldcontext);
 	return true;

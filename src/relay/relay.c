@@ -323,11 +323,12 @@ report(void)
 	foreach(lc, flows)
 	{
 		RelayFlow  *flow = lfirst(lc);
+		const char *reason = flow->waiting_for ? flow->waiting_for : flow->gate_reason;
 
-		outbox_worker_report_server(flow->server, flow->waiting_for);
-		if (flow->waiting_for != NULL)
+		outbox_worker_report_server(flow->server, flow->waiting_for != NULL, reason);
+		if (reason != NULL)
 			appendStringInfo(&reasons, "%sserver \"%s\": %s", reasons.len ? "; " : "",
-							 flow->server, flow->waiting_for);
+							 flow->server, reason);
 	}
 	if (reasons.len > 0)
 		outbox_worker_report("waiting", reasons.data);
@@ -346,7 +347,8 @@ wait_timeout(void)
 	foreach(lc, flows)
 	{
 		RelayFlow  *flow = lfirst(lc);
-		TimestampTz retry = outbox_topics_next_retry(flow);
+		TimestampTz gate = outbox_gate_look_at(flow);
+		TimestampTz retry = gate != 0 ? gate : outbox_topics_next_retry(flow);
 
 		if (outbox_flow_unsettled(flow))
 			timeout = Min(timeout, UNSETTLED_MS);
@@ -484,5 +486,6 @@ outbox_relay_init(void)
 							"A segment is emptied when all of its events have been settled.",
 							&segment_size_mb, 64, 1, 1024 * 1024,
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	outbox_gate_init();
 	outbox_worker_register(OUTBOX_WORKER_RELAY, &relay_class);
 }

@@ -2,7 +2,7 @@
  *
  * control.c
  *	  SQL functions: pause, resume, wait_until_running, _workers,
- *	  _silent_servers.
+ *	  _waiting_servers.
  *
  * What is paused is stored in outbox._paused; workers are told at commit and
  * judge for themselves (duty.c).
@@ -36,7 +36,7 @@ PG_FUNCTION_INFO_V1(outbox_pause);
 PG_FUNCTION_INFO_V1(outbox_resume);
 PG_FUNCTION_INFO_V1(outbox_wait_until_running);
 PG_FUNCTION_INFO_V1(outbox_workers);
-PG_FUNCTION_INFO_V1(outbox_silent_servers);
+PG_FUNCTION_INFO_V1(outbox_waiting_servers);
 
 /* ---------------- pause and resume ---------------- */
 
@@ -349,10 +349,10 @@ outbox_workers(PG_FUNCTION_ARGS)
 }
 
 /*
- * Servers that do not answer a worker of this database.
+ * Servers that a worker of this database cannot go on with.
  */
 Datum
-outbox_silent_servers(PG_FUNCTION_ARGS)
+outbox_waiting_servers(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
@@ -362,18 +362,19 @@ outbox_silent_servers(PG_FUNCTION_ARGS)
 		WorkerView	view;
 
 		look_at_worker(kind, &view);
-		for (int i = 0; i < OUTBOX_SILENT_SERVERS; i++)
+		for (int i = 0; i < OUTBOX_WAITING_SERVERS; i++)
 		{
-			const OutboxSilentServer *entry = &view.slot.silent[i];
-			Datum		values[4];
-			bool		nulls[4] = {0};
+			const OutboxWaitingServer *entry = &view.slot.waiting[i];
+			Datum		values[5];
+			bool		nulls[5] = {0};
 
 			if (entry->server[0] == '\0')
 				continue;
 			values[0] = CStringGetTextDatum(outbox_slot_name(kind));
 			values[1] = CStringGetTextDatum(entry->server);
-			values[2] = CStringGetTextDatum(entry->reason);
-			values[3] = TimestampTzGetDatum(entry->since);
+			values[2] = BoolGetDatum(entry->unreachable);
+			values[3] = CStringGetTextDatum(entry->reason);
+			values[4] = TimestampTzGetDatum(entry->since);
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		}
 	}

@@ -188,7 +188,7 @@ outbox_slot_set_state(OutboxSlot *slot, OutboxSlotState next)
 	if (next != OUTBOX_SLOT_RUNNING)
 	{
 		slot->pid = 0;
-		memset(slot->silent, 0, sizeof(slot->silent));
+		memset(slot->waiting, 0, sizeof(slot->waiting));
 		pg_atomic_write_u64(&slot->latch, 0);
 		pg_atomic_write_u32(&slot->sleeping, 0);
 		pg_atomic_write_u32(&slot->stopping, 0);

@@ -32,7 +32,7 @@
 #define OUTBOX_SLOT_PROBE	OUTBOX_WORKER_KINDS
 #define OUTBOX_SLOTS		(OUTBOX_WORKER_KINDS + 1)
 
-#define OUTBOX_SILENT_SERVERS 8
+#define OUTBOX_WAITING_SERVERS 8
 
 #define OUTBOX_REASON_LEN	192
 #define OUTBOX_ERROR_LEN	320
@@ -67,15 +67,16 @@ typedef enum OutboxSlotState
 } OutboxSlotState;
 
 /*
- * A Kafka server that does not answer this worker.  Written by the worker
+ * A Kafka server that this worker cannot go on with.  Written by the worker
  * alone.
  */
-typedef struct OutboxSilentServer
+typedef struct OutboxWaitingServer
 {
 	char		server[NAMEDATALEN];	/* empty: the entry is free */
+	bool		unreachable;	/* no broker answers; else it waits for others */
 	TimestampTz since;
 	char		reason[OUTBOX_ERROR_LEN];
-} OutboxSilentServer;
+} OutboxWaitingServer;
 
 typedef struct OutboxSlot
 {
@@ -103,7 +104,7 @@ typedef struct OutboxSlot
 	TimestampTz last_error_at;
 
 	/* valid in RUNNING; more than fit show in waiting_for only */
-	OutboxSilentServer silent[OUTBOX_SILENT_SERVERS];
+	OutboxWaitingServer waiting[OUTBOX_WAITING_SERVERS];
 } OutboxSlot;
 
 typedef struct OutboxDatabase

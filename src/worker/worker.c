@@ -336,14 +336,14 @@ outbox_worker_report(const char *state, const char *waiting_for)
 /*
  * The server's entry, or a free one; NULL if there is neither.
  */
-static OutboxSilentServer *
-find_silent(const char *server)
+static OutboxWaitingServer *
+find_waiting(const char *server)
 {
-	OutboxSilentServer *vacant = NULL;
+	OutboxWaitingServer *vacant = NULL;
 
-	for (int i = 0; i < OUTBOX_SILENT_SERVERS; i++)
+	for (int i = 0; i < OUTBOX_WAITING_SERVERS; i++)
 	{
-		OutboxSilentServer *entry = &my_slot->silent[i];
+		OutboxWaitingServer *entry = &my_slot->waiting[i];
 
 		if (strcmp(entry->server, server) == 0)
 			return entry;
@@ -357,15 +357,16 @@ find_silent(const char *server)
  * Nobody else writes here, so we may look without the lock.
  */
 void
-outbox_worker_report_server(const char *server, const char *reason)
+outbox_worker_report_server(const char *server, bool unreachable, const char *reason)
 {
-	OutboxSilentServer *entry = my_slot != NULL ? find_silent(server) : NULL;
+	OutboxWaitingServer *entry = my_slot != NULL ? find_waiting(server) : NULL;
 	bool		known = entry != NULL && entry->server[0] != '\0';
 	char		clipped[OUTBOX_ERROR_LEN];
 
 	outbox_copy_clipped(clipped, reason ? reason : "", sizeof(clipped));
 	if (entry == NULL || (reason == NULL && !known) ||
-		(reason != NULL && known && strcmp(entry->reason, clipped) == 0))
+		(reason != NULL && known && strcmp(entry->reason, clipped) == 0 &&
+		 entry->unreachable == unreachable))
 		return;
 
 	outbox_shared_lock();
@@ -375,8 +376,9 @@ outbox_worker_report_server(const char *server, const char *reason)
 	{
 		strlcpy(entry->server, server, sizeof(entry->server));
 		strcpy(entry->reason, clipped);
-		if (!known)
+		if (!known || entry->unreachable != unreachable)
 			entry->since = GetCurrentTimestamp();
+		entry->unreachable = unreachable;
 	}
 	outbox_shared_unlock();
 }

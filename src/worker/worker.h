@@ -108,10 +108,13 @@ extern bool outbox_worker_catalog_changed(void);
 extern void outbox_worker_report(const char *state, const char *waiting_for);
 
 /*
- * Does a Kafka server answer?  reason NULL: it does, or nothing is wanted of
- * it any more.  The time when that began is kept.  Cheap if nothing changed.
+ * Why the worker cannot go on with a Kafka server: because no broker answers
+ * (unreachable) or because of others.  reason NULL: it can, or nothing is
+ * wanted of it any more.  The time when that began is kept.  Cheap if nothing
+ * changed.
  */
-extern void outbox_worker_report_server(const char *server, const char *reason);
+extern void outbox_worker_report_server(const char *server, bool unreachable,
+										const char *reason);
 
 /* Remember the last error (message text without secrets), shown by status. */
 extern void outbox_worker_report_error(const char *message);

@@ -53,11 +53,11 @@ SELECT set_eq($$SELECT proname::text, provolatile::text FROM functions WHERE pro
 	'the functions that are not volatile');
 -- Caches, latches and buffers of events are the leader's.
 SELECT set_eq($$SELECT proname::text, proparallel::text FROM functions WHERE proparallel <> 'u'$$,
-	$$VALUES ('_silent_servers', 'r'), ('_workers', 'r')$$,
+	$$VALUES ('_waiting_servers', 'r'), ('_workers', 'r')$$,
 	'the functions that are not unsafe in parallel plans');
 SELECT is_empty('SELECT proname FROM functions WHERE proleakproof', 'none is leakproof');
 SELECT set_eq('SELECT proname::text FROM functions WHERE proisstrict',
-	ARRAY['_kafka_validator', '_server_topic_allowed', '_silent_servers', '_workers'],
+	ARRAY['_kafka_validator', '_server_topic_allowed', '_waiting_servers', '_workers'],
 	'the functions that do nothing if an argument is null');
 SELECT set_eq('SELECT proname::text FROM functions WHERE prosecdef',
 	ARRAY['_backlog', '_log_usage', '_positions'],

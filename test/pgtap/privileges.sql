@@ -33,7 +33,7 @@ SELECT set_eq($$SELECT pg_temp.readable_by('outbox_nobody')$$,
 	'PUBLIC sees its own publications');
 
 SELECT set_eq($$SELECT pg_temp.executable_by('outbox_monitor') EXCEPT SELECT pg_temp.executable_by('outbox_nobody')$$,
-	ARRAY['_workers', '_silent_servers', '_positions', '_backlog', '_log_usage', 'wait_until_running'],
+	ARRAY['_workers', '_waiting_servers', '_positions', '_backlog', '_log_usage', 'wait_until_running'],
 	'a monitor may call what its views need, and wait');
 SELECT set_eq($$SELECT pg_temp.readable_by('outbox_monitor') EXCEPT SELECT pg_temp.readable_by('outbox_nobody')$$,
 	ARRAY['status', 'stat_servers', 'stat_topics', 'stat_log', 'copies', 'subscriptions', 'stat_subscriptions'],

@@ -52,9 +52,9 @@ is_soon($node, 'shop', $status, $ill, 'down again');
 $node->safe_psql('shop', q(CREATE SERVER other FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" 'localhost:1');
 	CREATE TABLE other (id bigint PRIMARY KEY, version bigint NOT NULL);
 	SELECT outbox.replicate('other', topic => 'x', server => 'other')));
-is_soon($node, 'shop', q(SELECT server FROM outbox._silent_servers() WHERE worker = 'applier' ORDER BY 1), "kafka\nother", 'two servers that do not answer the applier');
+is_soon($node, 'shop', q(SELECT server FROM outbox._waiting_servers() WHERE worker = 'applier' ORDER BY 1), "kafka\nother", 'two servers that do not answer the applier');
 $node->safe_psql('shop', q(SELECT outbox.unsubscribe('other'); DROP SERVER other));
-is_soon($node, 'shop', q(SELECT worker, server FROM outbox._silent_servers() ORDER BY 1), "applier|kafka\nrelay|kafka", 'one is not wanted any more');
+is_soon($node, 'shop', q(SELECT worker, server FROM outbox._waiting_servers() ORDER BY 1), "applier|kafka\nrelay|kafka", 'one is not wanted any more');
 
 # Without a worker nobody knows.
 $node->safe_psql('shop', 'SELECT outbox.pause()');
