@@ -107,10 +107,13 @@ CREATE VIEW outbox.stat_servers AS
 SELECT p.server, p.events - coalesce(r.settled_events, 0) AS settled_events, p.at AS last_settled_at,
 	b.events AS backlog_events, b.oldest AS oldest_event_at,
 	extract(epoch FROM pg_catalog.clock_timestamp() - b.oldest)::float8 AS lag_seconds,
-	r.at AS stats_reset
+	r.at AS stats_reset,
+	CASE WHEN NOT EXISTS (
+		SELECT FROM pg_catalog.pg_foreign_server AS s JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid = s.srvfdw
+		WHERE s.srvname = p.server AND w.fdwname = 'outbox_kafka') THEN 'the server does not exist' END AS problem
 FROM outbox._positions() AS p JOIN outbox._backlog() AS b USING (server)
 	LEFT JOIN outbox._reset_server AS r USING (server);
-COMMENT ON VIEW outbox.stat_servers IS 'one row per server that events were published to: events settled (acknowledged, parked or dead) since the server was first used or outbox.stat_reset(), events in the log not settled yet, and the age in seconds of the oldest of them (null: none)';
+COMMENT ON VIEW outbox.stat_servers IS 'one row per server that events were published to: events settled (acknowledged, parked or dead) since the server was first used or outbox.stat_reset(), events in the log not settled yet, and the age in seconds of the oldest of them (null: none); problem says that the server was dropped: its events are parked until there is one of its name again';
 
 CREATE VIEW outbox.stat_topics AS
 SELECT server, topic, coalesce(s.state, 'live') AS state, s.reason, s.since,
@@ -159,14 +162,16 @@ SELECT 'worker' AS kind, w.worker AS name, w.state,
 FROM w
 UNION ALL
 SELECT 'server', v.server,
-	CASE WHEN q.unreachable THEN 'unreachable' WHEN q.server IS NOT NULL THEN 'waiting'
+	CASE WHEN v.problem IS NOT NULL THEN 'dropped' WHEN q.unreachable THEN 'unreachable' WHEN q.server IS NOT NULL THEN 'waiting'
 		 WHEN w.pid IS NULL THEN w.state ELSE 'publishing' END,
-	CASE WHEN q.unreachable THEN 'unreachable' WHEN q.server IS NOT NULL THEN 'waiting'
+	CASE WHEN v.problem IS NOT NULL THEN CASE WHEN v.backlog_events > 0 OR EXISTS (
+			SELECT FROM outbox._stream AS t JOIN outbox._parked AS k ON k.stream = t.id WHERE t.server = v.server) THEN 'stopped' ELSE 'ok' END
+		 WHEN q.unreachable THEN 'unreachable' WHEN q.server IS NOT NULL THEN 'waiting'
 		 WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state
 		 WHEN v.lag_seconds > 60 THEN 'late' ELSE 'ok' END,
-	CASE WHEN q.unreachable THEN 'a broker that answers' WHEN q.server IS NOT NULL THEN q.reason
+	CASE WHEN v.problem IS NOT NULL THEN 'CREATE SERVER' WHEN q.unreachable THEN 'a broker that answers' WHEN q.server IS NOT NULL THEN q.reason
 		 WHEN w.pid IS NULL THEN 'the relay' END,
-	v.backlog_events, v.lag_seconds, CASE WHEN q.unreachable THEN q.reason END, CASE WHEN q.unreachable THEN q.since END
+	v.backlog_events, v.lag_seconds, coalesce(v.problem, CASE WHEN q.unreachable THEN q.reason END), CASE WHEN q.unreachable THEN q.since END
 FROM outbox.stat_servers AS v JOIN w ON w.worker = 'relay'
 	LEFT JOIN outbox._waiting_servers() AS q ON q.worker = 'relay' AND q.server = v.server
 UNION ALL

@@ -52,9 +52,16 @@ SELECT outbox.resume('relay');
 END
 is_soon($node, 'postgres', "SELECT state FROM outbox._stream WHERE topic = '$gone'",
 	'stopped', 'events of a dropped server are parked');
+my $status = q(SELECT state, health, waiting_for, last_error FROM outbox.status WHERE kind = 'server' AND name = 'other');
+is_soon($node, 'postgres', $status, 'dropped|stopped|CREATE SERVER|the server does not exist', 'status says why');
+is($node->safe_psql('postgres', 'SELECT server, problem FROM outbox.stat_servers ORDER BY 1'),
+	"kafka|\nother|the server does not exist", 'and so does stat_servers');
 $node->safe_psql('postgres',
 	qq(CREATE SERVER other FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '$bootstrap')));
 is(values_of(topic_wait($broker, $gone, 1, 90)), 'waited', 'and sent when it is there again');
+is_soon($node, 'postgres', $status, 'publishing|ok||', 'and status says nothing against it');
+$node->safe_psql('postgres', 'DROP SERVER other');
+is($node->safe_psql('postgres', $status), 'dropped|ok|CREATE SERVER|the server does not exist', 'one that is dropped with nothing to send does no harm');
 
 $node->stop('fast');
 done_testing();
