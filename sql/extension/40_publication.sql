@@ -131,6 +131,8 @@ CREATE TABLE outbox._copy_pending (
 );
 COMMENT ON TABLE outbox._copy_pending IS 'rows that a transaction was changing when a copy read them: looked at again by their identity and published with this version once that transaction has ended';
 
+SELECT pg_catalog.pg_extension_config_dump('outbox._copy', '');
+
 -- Goes from one transaction to the next, however many rows wait for each.
 CREATE VIEW outbox._copy_updaters AS
 WITH RECURSIVE u (publication, updater) AS (
@@ -156,6 +158,7 @@ CREATE TABLE outbox._unrecorded (
 ) USING heap;
 -- Its rows could not be deleted otherwise where a publication is FOR ALL TABLES.
 ALTER TABLE outbox._unrecorded REPLICA IDENTITY FULL;
+SELECT pg_catalog.pg_extension_config_dump('outbox._unrecorded', '');
 COMMENT ON TABLE outbox._unrecorded IS 'publications that need a copy because a transaction did not record its changes: the log was full and pg_outbox.max_backlog_action is copy; the relay deletes rows when it asks for the copy';
 
 CREATE VIEW outbox.publications WITH (security_barrier) AS

@@ -13,7 +13,8 @@ CREATE TABLE outbox._tombstone (
 );
 CREATE INDEX _tombstone_deleted_at_idx ON outbox._tombstone (deleted_at);
 COMMENT ON TABLE outbox._tombstone IS 'versions at which keys of replicas were deleted; internal';
-SELECT pg_catalog.pg_extension_config_dump('outbox._tombstone', '');
+-- Of a table that is gone only its number is left, which will be another's elsewhere.
+SELECT pg_catalog.pg_extension_config_dump('outbox._tombstone', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = target)');
 
 CREATE TABLE outbox._inbox (
 	consumer text COLLATE "C" NOT NULL,

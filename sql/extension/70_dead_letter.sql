@@ -16,7 +16,7 @@ CREATE TABLE outbox._dead_letter (
 	event_time timestamptz,
 	identity text COLLATE "C",
 	event_id bigint,
-	target oid,
+	target regclass,
 	sqlstate text NOT NULL,
 	message text NOT NULL,
 	detail text,

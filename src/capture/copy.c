@@ -97,6 +97,15 @@ static const char restart_sql[] =
 "UPDATE outbox._copy SET ordered_by = NULL, last_key = NULL, all_read = false, rows = 0"
 " WHERE publication = $1 AND state = 'running'";
 
+/* What was read, and which transactions are waited for, is another database's. */
+static const char forget_all_pending_sql[] =
+"DELETE FROM outbox._copy_pending AS k USING outbox._copy AS c"
+" WHERE c.publication = k.publication AND c.state = 'running'";
+
+static const char restart_all_sql[] =
+"UPDATE outbox._copy SET ordered_by = NULL, last_key = NULL, all_read = false, rows = 0,"
+" error = NULL, attempts = 0, retry_at = NULL WHERE state = 'running'";
+
 static const char finish_sql[] =
 "UPDATE outbox._copy AS c SET state = 'done', finished_at = pg_catalog.now()"
 " WHERE c.publication = $1 AND c.all_read"
@@ -149,6 +158,24 @@ outbox_copy_restart(const char *publication)
 		execute(forget_pending_sql, 1, types, values, NULL);
 	SPI_finish();
 	outbox_owner_leave(&scope);
+}
+
+/*
+ * Called by resume() in a copy of a database: see forget_all_pending_sql.
+ */
+static void
+restart_all(void)
+{
+	SPI_connect();
+	execute(forget_all_pending_sql, 0, NULL, NULL, NULL);
+	execute(restart_all_sql, 0, NULL, NULL, NULL);
+	SPI_finish();
+}
+
+void
+outbox_copy_init(void)
+{
+	outbox_worker_on_resume(restart_all);
 }
 
 /*

@@ -101,4 +101,6 @@ extern void outbox_copy_restart(const char *publication);
  */
 extern bool outbox_copy_step(void);
 
+extern void outbox_copy_init(void);
+
 #endif							/* OUTBOX_COPY_H */

@@ -19,6 +19,7 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "capture/copy.h"
 #include "common/argument.h"
 #include "common/header.h"
 #include "kafka/kafka.h"
@@ -322,6 +323,7 @@ define_header_setting(const char *name, const char *desc, char **variable)
 void
 outbox_capture_init(void)
 {
+	outbox_copy_init();
 	DefineCustomBoolVariable("pg_outbox.capture",
 							 "Whether changes of published tables make events.",
 							 "Turn it off with SET LOCAL for mass migrations, and call outbox.copy afterwards.",

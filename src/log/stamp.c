@@ -233,6 +233,25 @@ outbox_stamp_next(void)
 	return value;
 }
 
+/*
+ * For what a restore loads: the clock that the fence goes by may be behind the
+ * one of the server that the numbers are from.
+ */
+void
+outbox_stamp_raise(int64 value)
+{
+	Oid			stampid = outbox_relation_ref(&stamp_ref);
+	CounterPage cp;
+
+	stamp_lock(stampid);
+	if (fenced_seqid != stampid)
+		stamp_fence(stampid);
+	counter_open(&cp, stampid, BUFFER_LOCK_EXCLUSIVE, NULL);
+	if (cp.data->last_value < value)
+		counter_store(&cp, value, value + STAMP_PRELOG);
+	counter_close(&cp);
+}
+
 Oid
 outbox_stamp_sequence(void)
 {

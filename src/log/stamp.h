@@ -16,6 +16,9 @@
  */
 extern int64 outbox_stamp_next(void);
 
+/* All further stamps are larger than this one, which came from elsewhere. */
+extern void outbox_stamp_raise(int64 value);
+
 /*
  * The sequence that this backend's last stamp is from; another one after DROP
  * and CREATE EXTENSION.

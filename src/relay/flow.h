@@ -241,6 +241,8 @@ extern bool outbox_topics_may_run(RelayFlow *flow);
 extern void outbox_topic_delivery(RelayTopic *topic, const OutboxDelivery *delivery);
 extern bool outbox_topic_parks(const RelayTopic *topic);
 extern void outbox_topic_park(RelayTopic *topic, int64 stamp, const OutboxEvent *ev);
+extern void outbox_topic_park_restored(const char *server, const char *topic,
+									   int64 stamp, const OutboxEvent *ev);
 extern void outbox_topic_store(RelayTopic *topic);
 extern void outbox_topics_load(RelayFlow *flow);
 extern TimestampTz outbox_topics_next_retry(RelayFlow *flow);
@@ -278,5 +280,9 @@ extern void outbox_relay_discover(const char *server, int len);
 
 /* Tags of parked events: the topic's index; of others: their ring number. */
 #define TAG_PARKED UINT64CONST(0x8000000000000000)
+
+/* ---------------- restored.c ---------------- */
+
+extern void outbox_restored_init(void);
 
 #endif							/* OUTBOX_FLOW_H */

@@ -488,4 +488,5 @@ outbox_relay_init(void)
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
 	outbox_gate_init();
 	outbox_worker_register(OUTBOX_WORKER_RELAY, &relay_class);
+	outbox_restored_init();
 }

@@ -32,6 +32,9 @@
 #include "common/catalog.h"
 #include "worker/shared.h"
 
+static void (*resume_hooks[OUTBOX_RESUME_MAX]) (void);
+static int	nresume_hooks = 0;
+
 static bool claimed = false;	/* a committed row was seen in this database */
 
 /* Our own transaction that inserted one last ... */
@@ -156,6 +159,13 @@ outbox_worker_claim(void)
 	outbox_owner_leave(&scope);
 }
 
+void
+outbox_worker_on_resume(void (*fn) (void))
+{
+	Assert(nresume_hooks < OUTBOX_RESUME_MAX);
+	resume_hooks[nresume_hooks++] = fn;
+}
+
 /*
  * Make the copy we are in a database of its own.  Called with the owner's
  * rights and SPI connected.
@@ -170,4 +180,6 @@ outbox_identity_adopt(void)
 						  "  ARRAY(SELECT DISTINCT a FROM old CROSS JOIN LATERAL"
 						  "   pg_catalog.unnest(pg_catalog.array_append(ancestors, lineage)) a)",
 						  SPI_OK_INSERT);
+	for (int i = 0; i < nresume_hooks; i++)
+		resume_hooks[i] ();
 }

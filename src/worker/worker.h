@@ -162,6 +162,14 @@ extern void outbox_worker_tell_at_commit(void);
  */
 extern void outbox_worker_claim(void);
 
+/*
+ * To be called by resume() where it makes a copy a database of its own: inside
+ * its transaction, with the rights of the extension's owner and SPI connected.
+ * Set from the init of an area, at most OUTBOX_RESUME_MAX of them.
+ */
+#define OUTBOX_RESUME_MAX 4
+extern void outbox_worker_on_resume(void (*fn) (void));
+
 /* Both of them: what publish() and its like call. */
 extern PGDLLEXPORT void outbox_worker_poke_at_commit(void);
 
