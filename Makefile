@@ -21,6 +21,7 @@ RDKAFKA_LIBS ?= -lrdkafka
 
 FRAGMENTS := $(sort $(wildcard sql/extension/*.sql))
 DATA_built = pg_outbox--$(EXTVERSION).sql
+DATA = $(sort $(wildcard sql/upgrade/*.sql))
 
 PG_CPPFLAGS = -I$(srcdir)/src -DOUTBOX_VERSION=\"$(EXTVERSION)\"
 PG_CFLAGS = -std=gnu99 -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
@@ -89,8 +90,10 @@ build/mock_broker build/kafka_admin build/rdkafka_bench:
 .PHONY: test-programs test-modules
 test-programs: build/mock_broker build/kafka_admin build/rdkafka_bench
 
-# Libraries that stand in for parts of the product, or drive them, in tests.
+# Libraries that stand in for parts of the product, or drive them, in tests, and
+# the SQL of earlier releases, from which tests upgrade.
 test-modules:
+	$(INSTALL_DATA) test/upgrade/*.sql '$(DESTDIR)$(datadir)/extension/'
 	for dir in test/modules/*/; do \
 		$(MAKE) -C $$dir PG_CONFIG=$(PG_CONFIG) install || exit 1; \
 	done

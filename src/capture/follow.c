@@ -31,6 +31,7 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
@@ -383,6 +384,28 @@ check_called(FunctionCallInfo fcinfo)
 				 errmsg("function must be called as an event trigger")));
 }
 
+/*
+ * What our own install and update scripts do concerns no publication, and the
+ * tables may not be those that the library knows yet.
+ */
+static bool
+in_own_script(void)
+{
+	return creating_extension &&
+		CurrentExtensionObject == get_extension_oid(OUTBOX_EXTENSION, true);
+}
+
+/*
+ * A table that is no part of another is nobody's business but its owner's.
+ */
+static bool
+creates_plain_table(FunctionCallInfo fcinfo)
+{
+	Node	   *stmt = ((EventTriggerData *) fcinfo->context)->parsetree;
+
+	return IsA(stmt, CreateStmt) && castNode(CreateStmt, stmt)->inhRelations == NIL;
+}
+
 Datum
 outbox_table_altered(PG_FUNCTION_ARGS)
 {
@@ -393,6 +416,8 @@ outbox_table_altered(PG_FUNCTION_ARGS)
 	bool		detached;
 
 	check_called(fcinfo);
+	if (in_own_script() || creates_plain_table(fcinfo))
+		PG_RETURN_NULL();
 	find_partition_command(fcinfo, &attached, &detached);
 	SPI_connect();
 	outbox_owner_enter(&scope);
@@ -543,6 +568,8 @@ outbox_objects_dropped(PG_FUNCTION_ARGS)
 	OutboxOwnerScope scope;
 
 	check_called(fcinfo);
+	if (in_own_script())
+		PG_RETURN_NULL();
 	SPI_connect();
 	outbox_owner_enter(&scope);
 	query(forget_sql);
@@ -566,6 +593,8 @@ outbox_names_altered(PG_FUNCTION_ARGS)
 	OutboxOwnerScope scope;
 
 	check_called(fcinfo);
+	if (in_own_script())
+		PG_RETURN_NULL();
 	if (!outbox_capture_enabled())
 		PG_RETURN_NULL();
 	SPI_connect();

@@ -20,6 +20,7 @@
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -82,13 +83,16 @@ outbox_schema_oid(void)
 	catalog_refresh();
 	if (!OidIsValid(schema_oid))
 	{
-		schema_oid = get_namespace_oid(OUTBOX_SCHEMA, true);
-		if (!OidIsValid(schema_oid))
+		Oid			nspid = get_namespace_oid(OUTBOX_SCHEMA, true);
+
+		if (!OidIsValid(nspid))
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
 					 errmsg("extension \"%s\" is not installed in this database",
 							OUTBOX_EXTENSION),
 					 errhint("Run CREATE EXTENSION %s.", OUTBOX_EXTENSION)));
+		(void) outbox_owner_oid();	/* of our version */
+		schema_oid = nspid;
 	}
 	return schema_oid;
 }
@@ -132,8 +136,68 @@ outbox_relation_ref(OutboxRelationRef *ref)
 }
 
 /*
- * The catalog has no syscache for extensions, so this is one index scan, done
- * once per invalidation.
+ * Owner of the extension and version of its SQL objects (palloc'd, NULL if it
+ * is not installed).  The catalog has no syscache for extensions, so this is
+ * an index scan.
+ */
+static char *
+read_extension(Oid *owner)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tup;
+	char	   *version = NULL;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum(OUTBOX_EXTENSION));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	tup = systable_getnext(scan);
+	if (HeapTupleIsValid(tup))
+	{
+		bool		isnull;
+		Datum		datum = heap_getattr(tup, Anum_pg_extension_extversion,
+										 RelationGetDescr(rel), &isnull);
+
+		*owner = ((Form_pg_extension) GETSTRUCT(tup))->extowner;
+		version = TextDatumGetCString(datum);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return version;
+}
+
+char *
+outbox_extension_version(void)
+{
+	Oid			owner;
+
+	return read_extension(&owner);
+}
+
+static void
+check_version(const char *version)
+{
+	if (version == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"%s\" is not installed in this database",
+						OUTBOX_EXTENSION),
+				 errhint("Run CREATE EXTENSION %s.", OUTBOX_EXTENSION)));
+	if (strcmp(version, OUTBOX_VERSION) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"%s\" and its library are of different versions",
+						OUTBOX_EXTENSION),
+				 errdetail("Its objects in this database are of version %s, the library is of version %s.",
+						   version, OUTBOX_VERSION),
+				 errhint("Run ALTER EXTENSION %s UPDATE, or restart the server if its library is the older one.",
+						 OUTBOX_EXTENSION)));
+}
+
+/*
+ * Whatever touches our objects comes by here first, so this is also where
+ * objects of another version are found, once per invalidation.
  */
 Oid
 outbox_owner_oid(void)
@@ -141,26 +205,10 @@ outbox_owner_oid(void)
 	catalog_refresh();
 	if (!OidIsValid(owner_oid))
 	{
-		Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
-		ScanKeyData key;
-		SysScanDesc scan;
-		HeapTuple	tup;
+		Oid			owner = InvalidOid;
 
-		ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
-					F_NAMEEQ, CStringGetDatum(OUTBOX_EXTENSION));
-		scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
-		tup = systable_getnext(scan);
-		if (HeapTupleIsValid(tup))
-			owner_oid = ((Form_pg_extension) GETSTRUCT(tup))->extowner;
-		systable_endscan(scan);
-		table_close(rel, AccessShareLock);
-
-		if (!OidIsValid(owner_oid))
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("extension \"%s\" is not installed in this database",
-							OUTBOX_EXTENSION),
-					 errhint("Run CREATE EXTENSION %s.", OUTBOX_EXTENSION)));
+		check_version(read_extension(&owner));
+		owner_oid = owner;
 	}
 	return owner_oid;
 }

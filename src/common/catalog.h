@@ -19,7 +19,14 @@
 /* True if the extension is installed in this database; needs a transaction. */
 extern bool outbox_extension_installed(void);
 
-/* OID of schema outbox; raises undefined_object with a hint if there is none. */
+/* Version of its SQL objects, palloc'd; NULL if it is not installed. */
+extern char *outbox_extension_version(void);
+
+/*
+ * OID of schema outbox; raises undefined_object with a hint if there is none.
+ * This and what follows raises object_not_in_prerequisite_state if the objects
+ * are not of the library's version: their tables may have other columns.
+ */
 extern Oid	outbox_schema_oid(void);
 
 /* OID of the relation outbox.<relname>; raises if it is missing. */

@@ -287,9 +287,13 @@ look_for_work(int kind, WorkerView *view)
 
 	if (strcmp(view->state, "idle") != 0)
 		return;
-	outbox_owner_enter(&scope);
-	duty = outbox_duty_find(kind, reason, sizeof(reason));
-	outbox_owner_leave(&scope);
+	duty = outbox_duty_version(reason, sizeof(reason));
+	if (duty == OUTBOX_DUTY_WORK)
+	{
+		outbox_owner_enter(&scope);
+		duty = outbox_duty_find(kind, reason, sizeof(reason));
+		outbox_owner_leave(&scope);
+	}
 	switch (duty)
 	{
 		case OUTBOX_DUTY_NONE:

@@ -7,55 +7,20 @@
  */
 #include "common/compat.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
-#include "utils/rel.h"
 
 #include "common/catalog.h"
 #include "worker/shared.h"
 
-/*
- * Version of the extension's SQL objects (palloc'd), NULL if not installed.
- */
-static char *
-installed_version(void)
-{
-	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tup;
-	char	   *version = NULL;
-
-	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
-				F_NAMEEQ, CStringGetDatum(OUTBOX_EXTENSION));
-	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
-	tup = systable_getnext(scan);
-	if (HeapTupleIsValid(tup))
-	{
-		bool		isnull;
-		Datum		datum = heap_getattr(tup, Anum_pg_extension_extversion,
-										 RelationGetDescr(rel), &isnull);
-
-		version = TextDatumGetCString(datum);
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return version;
-}
-
 bool
 outbox_duty_installed(void)
 {
-	return installed_version() != NULL;
+	return outbox_extension_version() != NULL;
 }
 
 static bool
@@ -80,25 +45,37 @@ is_paused(OutboxWorkerKind kind, char *reason, Size size)
 }
 
 /*
+ * OUTBOX_DUTY_WORK if the extension is there and of the library's version.
+ * Needs no rights.
+ */
+OutboxDuty
+outbox_duty_version(char *reason, Size size)
+{
+	char	   *version = outbox_extension_version();
+
+	reason[0] = '\0';
+	if (version == NULL)
+		return OUTBOX_DUTY_NOT_INSTALLED;
+	if (strcmp(version, OUTBOX_VERSION) == 0)
+		return OUTBOX_DUTY_WORK;
+	snprintf(reason, size,
+			 "ALTER EXTENSION pg_outbox UPDATE: its objects are of version %s, the library of %s",
+			 version, OUTBOX_VERSION);
+	return OUTBOX_DUTY_VERSION;
+}
+
+/*
  * Needs a transaction with a snapshot.  The reason is one for the status view,
  * empty where there is nothing to say.
  */
 OutboxDuty
 outbox_duty_find(OutboxWorkerKind kind, char *reason, Size size)
 {
-	char	   *version = installed_version();
 	const OutboxWorkerClass *class = outbox_worker_class(kind);
+	OutboxDuty	duty = outbox_duty_version(reason, size);
 
-	reason[0] = '\0';
-	if (version == NULL)
-		return OUTBOX_DUTY_NOT_INSTALLED;
-	if (strcmp(version, OUTBOX_VERSION) != 0)
-	{
-		snprintf(reason, size,
-				 "ALTER EXTENSION pg_outbox UPDATE: its objects are of version %s, the library of %s",
-				 version, OUTBOX_VERSION);
-		return OUTBOX_DUTY_VERSION;
-	}
+	if (duty != OUTBOX_DUTY_WORK)
+		return duty;
 	if (class == NULL || !class->has_work())
 		return OUTBOX_DUTY_NONE;
 

@@ -198,6 +198,7 @@ typedef enum OutboxDuty
 } OutboxDuty;
 
 extern OutboxDuty outbox_duty_find(OutboxWorkerKind kind, char *reason, Size size);
+extern OutboxDuty outbox_duty_version(char *reason, Size size);
 extern void outbox_duty_log(const OutboxSlot *slot, OutboxDuty duty, const char *reason);
 extern void outbox_duty_apply(OutboxSlot *slot, OutboxDuty duty,
 							  const char *reason, TimestampTz now);
