@@ -13,6 +13,12 @@ SRCS := $(sort $(wildcard src/*.c src/common/*.c src/worker/*.c src/capture/*.c 
           src/kafka/*.c src/log/*.c src/relay/*.c src/apply/*.c))
 OBJS = $(SRCS:.c=.o)
 
+# "make FUZZ=yes": with the targets of test/fuzz inside; never for use.
+ifeq ($(FUZZ),yes)
+OBJS += $(patsubst %.c,%.o,$(sort $(wildcard test/fuzz/*.c)))
+SHLIB_LINK += $(FUZZ_LIBS)
+endif
+
 # The Kafka client is a library of its own, the only one linked with librdkafka;
 # pg_outbox loads it when it first needs it (src/kafka/load.c).
 KAFKA_SRCS := $(sort $(wildcard src/kafka/module/*.c))
@@ -37,7 +43,7 @@ ISOLATION = $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isol
 ISOLATION_OPTS = --inputdir=test/isolation --load-extension=pg_outbox
 PROVE_TESTS = $(sort $(wildcard test/t/*.pl))
 
-TASKS = setup check check-memory check-versions demo lint indent bench dist
+TASKS = setup check check-memory check-versions fuzz demo lint indent bench dist
 
 ifneq ($(filter $(TASKS),$(MAKECMDGOALS)),)
 include scripts/tasks.mk
@@ -55,7 +61,7 @@ PG_PROVE_FLAGS += -I test/perl
 prove_installcheck:
 	$(prove_installcheck)
 
-$(OBJS): $(wildcard src/*.h src/*/*.h)
+$(OBJS): $(wildcard src/*.h src/*/*.h test/fuzz/*.h)
 
 KAFKA_LIB = pg_outbox_kafka$(DLSUFFIX)
 

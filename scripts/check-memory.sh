@@ -28,7 +28,7 @@ case $tool in
 	*) die "MEMORY is \"asan\" or \"valgrind\"" ;;
 esac
 export TESTS="${TESTS:-sql/* isolation/* t/*}"
-pg_config=$(scripts/private-server.sh "$tool" "${flags[@]}" -DOUTBOX_FAULT_POINTS -DUSE_ASSERT_CHECKING)
+pg_config=$(scripts/private-server.sh "$tool" FUZZ=yes "${flags[@]}" -DOUTBOX_FAULT_POINTS -DUSE_ASSERT_CHECKING)
 bindir=$("$pg_config" --bindir)
 
 # In the private copy the server's program becomes a script that starts the

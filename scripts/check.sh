@@ -20,7 +20,7 @@ else
 	setup=(build check)
 	[ "${KAFKA:-yes}" = no ] || setup+=(kafka)
 	scripts/setup.sh "${setup[@]}"
-	pg_config=$(scripts/private-server.sh check -DOUTBOX_FAULT_POINTS -DUSE_ASSERT_CHECKING -Werror)
+	pg_config=$(scripts/private-server.sh check FUZZ=yes -DOUTBOX_FAULT_POINTS -DUSE_ASSERT_CHECKING -Werror)
 fi
 mkdir -p build/log
 

@@ -66,6 +66,24 @@ find_pg_config()
 	return 1
 }
 
+# find_fuzz_clang: print the clang that has libFuzzer and AddressSanitizer.
+find_fuzz_clang()
+{
+	local clang
+	local runtime
+
+	for clang in clang clang-{21..14}; do
+		have "$clang" || continue
+		runtime=$("$clang" -print-resource-dir)/lib/linux
+		if [ -e "$runtime/libclang_rt.fuzzer_no_main-$(uname -m).a" ] &&
+			[ -e "$runtime/libclang_rt.asan-$(uname -m).so" ]; then
+			say "$clang"
+			return
+		fi
+	done
+	return 1
+}
+
 # PostgreSQL refuses to run as root: the user that runs it instead.
 server_user()
 {

@@ -40,7 +40,7 @@ files()
 lint_warnings()
 {
 	scripts/private-server.sh lint -Werror -O2 >/dev/null &&
-		scripts/private-server.sh check -DOUTBOX_FAULT_POINTS -DUSE_ASSERT_CHECKING -Werror >/dev/null
+		scripts/private-server.sh check FUZZ=yes -DOUTBOX_FAULT_POINTS -DUSE_ASSERT_CHECKING -Werror >/dev/null
 }
 
 # Includes point downwards, librdkafka and version tests stay where they belong.

@@ -1,6 +1,7 @@
 #!/bin/bash
 #
-# private-server.sh NAME [CFLAG...]: build the extension in build/NAME/src and
+# private-server.sh NAME [VARIABLE=VALUE...] [CFLAG...]: build the extension in
+# build/NAME/src, with variables for make and flags for the compiler, and
 # install it into a private copy of PostgreSQL, build/NAME/pg, so that tests and
 # demo neither write to the system's PostgreSQL nor need its owner's rights.
 # Prints the copy's pg_config, and nothing else, on standard output.
@@ -16,6 +17,11 @@ set -euo pipefail
 
 name=$1
 shift
+variables=()
+while [[ ${1:-} =~ ^[A-Z_]+= ]]; do
+	variables+=("$1")
+	shift
+done
 flags="$*"
 dir=$ROOT/build/$name
 log=$ROOT/build/log/build-$name.log
@@ -76,24 +82,24 @@ copy_sources()
 		\( -name '*.[ch]' -o -name '*.sql' -o -name '*.mk' -o -name '*.control' \
 		-o -name Makefile -o -name '*.map' \) -print0 |
 		tar --null -T - -cf - | tar -C "$dir/src" -xpf - --no-same-owner)
-	(cd "$dir/src" && find src sql/extension -name '*.[ch]' -o -path '*extension/*.sql') |
+	(cd "$dir/src" && find src test/fuzz sql/extension -name '*.[ch]' -o -path '*extension/*.sql') |
 		while read -r file; do
 			[ -e "$ROOT/$file" ] || rm -f "$dir/src/$file" "$dir/src/${file%.c}.o"
 		done
 	# Objects of files that are gone must not be linked either.
-	(cd "$dir/src" && find src -name '*.o') | while read -r file; do
+	(cd "$dir/src" && find src test/fuzz -name '*.o') | while read -r file; do
 		[ -e "$dir/src/${file%.o}.c" ] || rm -f "$dir/src/$file"
 	done
 }
 
 build()
 {
-	if [ "$(cat "$dir/flags" 2>/dev/null)" != "$flags" ]; then
+	if [ "$(cat "$dir/flags" 2>/dev/null)" != "${variables[*]} $flags" ]; then
 		find "$dir/src" \( -name '*.o' -o -name '*.so' \) -delete
-		say "$flags" >"$dir/flags"
+		say "${variables[*]} $flags" >"$dir/flags"
 	fi
-	make -C "$dir/src" -j"$(nproc)" PG_CONFIG="$private" COPT="$flags" all &&
-		make -C "$dir/src" PG_CONFIG="$private" COPT="$flags" install test-programs test-modules
+	make -C "$dir/src" -j"$(nproc)" PG_CONFIG="$private" COPT="$flags" "${variables[@]}" all &&
+		make -C "$dir/src" PG_CONFIG="$private" COPT="$flags" "${variables[@]}" install test-programs test-modules
 }
 
 mkdir -p "$ROOT/build/log" "$dir"

@@ -5,7 +5,7 @@
 #
 # Groups: build (compile and run a private server), check (the tests), kafka
 # (a real Kafka for the tests; going without it is not fatal here), demo, lint,
-# memory.  Does nothing, needs no rights and no network if all is there.
+# memory, fuzz.  Does nothing, needs no rights and no network if all is there.
 
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -169,6 +169,23 @@ group_lint()
 group_memory()
 {
 	have valgrind || need valgrind "finds memory errors"
+}
+
+# The clang that is there, or the distribution's, whose package says which.
+group_fuzz()
+{
+	local version
+
+	! find_fuzz_clang >/dev/null || return 0
+	version=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' 'clang-[0-9]*' 2>/dev/null |
+		sed -n 's/^clang-\([0-9]*\) installed$/\1/p' | sort -n | tail -n 1)
+	if [ -z "$version" ]; then
+		candidate clang || update_lists
+		version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -n 1)
+	fi
+	[ -n "$version" ] || die "no package of clang found"
+	need "clang-$version" "compiler with libFuzzer"
+	need "libclang-rt-$version-dev" "libFuzzer and the sanitizers"
 }
 
 # install FATAL PACKAGE...

@@ -16,6 +16,9 @@ check-memory:
 check-versions:
 	+@scripts/check-versions.sh
 
+fuzz:
+	+@scripts/fuzz.sh
+
 demo:
 	+@scripts/demo.sh
 

@@ -1,0 +1,123 @@
+#!/usr/bin/perl
+#
+# fuzz.pl BINDIR TREE WORK RUNS MINIMIZE TARGET...: what scripts/fuzz.sh runs as
+# the server's user.  A cluster, and for each target a backend in single-user
+# mode that libFuzzer takes over.  The last line counts the executions.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib $FindBin::Bin;
+use FuzzCorpus;
+
+my ($bindir, $tree, $work, $runs, $minimize, @targets) = @ARGV;
+my $database = "$work/data";
+my $preload  = $ENV{OUTBOX_PRELOAD};
+my (%count, @failed);
+
+$ENV{ASAN_OPTIONS}  = 'detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16:detect_stack_use_after_return=0';
+$ENV{UBSAN_OPTIONS} = 'print_stacktrace=1';
+$ENV{LC_ALL}        = 'C';
+
+sub run
+{
+	my (@command) = @_;
+
+	system("@command >>$work/setup.log 2>&1") == 0 or die "@command failed\n" . `tail -n 20 $work/setup.log`;
+	return;
+}
+
+# Statements for a backend in single-user mode; each on one line.
+sub single_user
+{
+	my ($sql, $output) = @_;
+	local $ENV{LD_PRELOAD} = $preload;
+
+	open my $backend, '|-', "$bindir/postgres --single -j -D $database -c shared_buffers=16MB postgres >$output 2>&1"
+	  or die "could not start postgres: $!";
+	print $backend $sql;
+	close $backend;
+	return $? >> 8;
+}
+
+sub make_cluster
+{
+	run("$bindir/initdb", '-D', $database, '-N', '-A', 'trust', '--no-locale', '-E', 'UTF8');
+	# with -j a statement, or several, end where an empty line follows a semicolon
+	single_user(join('', read_lines("$tree/test/fuzz/setup.sql"), "\n"), "$work/setup.log");
+	my $log = join '', read_lines("$work/setup.log");
+	die $log if $log =~ /ERROR:|FATAL:|PANIC:/;
+	return;
+}
+
+sub read_lines
+{
+	my ($file) = @_;
+
+	open my $fh, '<', $file or die "could not open $file: $!";
+	return <$fh>;
+}
+
+# Run libFuzzer with these arguments; its output.
+sub fuzz
+{
+	my ($target, @arguments) = @_;
+	my $list = join ', ', map { "'$_'" } @arguments;
+
+	my $code = single_user("SELECT outbox_fuzz_run('$target', ARRAY[$list]::text[]);\n\n", "$work/$target.log");
+	return ($code, join '', read_lines("$work/$target.log"));
+}
+
+sub arguments
+{
+	my ($target) = @_;
+	my $dictionary = "$tree/test/fuzz/$target.dict";
+
+	$dictionary = "$tree/test/fuzz/json.dict" if !-e $dictionary;
+	return ("-artifact_prefix=$work/findings/$target-", '-rss_limit_mb=0', '-timeout=20', '-max_len=2048',
+		'-print_final_stats=1', '-use_value_profile=0', "-dict=$dictionary");
+}
+
+# Of libFuzzer's and the sanitizers' output: what is wrong, where, and with what.
+sub report_line
+{
+	my ($line) = @_;
+
+	return $line !~ /^#\d|^INFO|^NOTE|^stat::|^MS:|^DEDUP| fuzzer::|postgres\+0x|libc|^\s*$/
+	  && $line =~ /outbox|ERROR|SUMMARY|Test unit|Base64|runtime error|src/;
+}
+
+$| = 1;
+make_cluster();
+for my $target (@targets)
+{
+	my $corpus = "$work/corpus/$target";
+
+	mkdir $corpus;
+	corpus_unpack("$tree/test/fuzz/corpus/$target.txt", $corpus);
+	my ($code, $log) = fuzz($target, arguments($target), "-runs=$runs", $corpus);
+	my ($executions, $taken) = $log =~ /^outbox_fuzz: \w+: (\d+) executions, (\d+) taken$/m;
+	my ($speed) = $log =~ /^stat::average_exec_per_sec:\s+(\d+)$/m;
+
+	$count{$target} = $executions // 0;
+	printf "%-10s %10s executions, %10s taken, %7s a second: %s\n", $target, $executions // '?', $taken // '?',
+	  $speed // '?', $code == 0 && $log =~ /^Done /m ? 'no finding' : 'FINDING';
+	if ($code != 0 || $log !~ /^Done /m)
+	{
+		push @failed, $target;
+		print map { "    | $_\n" } grep { report_line($_) } split /\n/, $log;
+	}
+	elsif ($minimize)
+	{
+		mkdir "$work/minimized";
+		mkdir "$work/minimized/$target";
+		fuzz($target, arguments($target), '-merge=1', "$work/minimized/$target", $corpus);
+		corpus_pack("$work/minimized/$target", "$work/minimized/$target.txt");
+	}
+}
+
+my $total = 0;
+$total += $_ for values %count;
+printf "fuzz: %d executions, %s\n", $total, @failed ? "findings in @failed" : 'no finding';
+exit(@failed ? 1 : 0);
