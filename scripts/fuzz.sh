@@ -4,7 +4,8 @@
 # backend in single-user mode, with AddressSanitizer and UndefinedBehaviorSanitizer.
 #
 #   TARGET="json record"   only these
-#   RUNS=n                 executions of each (default 100000); 0: until interrupted
+#   RUNS=n                 executions of each (default 100000), of those that write
+#                          tables a part of it; 0: until interrupted
 #   MINIMIZE=1             afterwards rewrite the corpus in the tree: what covers
 #                          something that nothing smaller does
 #
