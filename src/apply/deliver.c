@@ -189,8 +189,9 @@ event_from_record(OutboxApplyEvent *ev, const OutboxRecord *rec)
 		const char *value = rec->headers[i].value;
 		int			len = rec->headers[i].value_len;
 
-		/* of the others that matter only ASCII is understood */
-		if (strcmp(name, OUTBOX_HEADER_VERBATIM) == 0)
+		/* of an id that is no number nothing is shown, so it may be any bytes */
+		if (strcmp(name, OUTBOX_HEADER_VERBATIM) == 0 || strcmp(name, "op") == 0 ||
+			strcmp(name, "version") == 0)
 			value = to_server(value, len, &len);
 		outbox_event_header(ev, name, strlen(name), value, len);
 	}

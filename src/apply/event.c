@@ -50,6 +50,16 @@ outbox_parse_version(const char *value, int len, int64 *version)
 	return true;
 }
 
+/*
+ * A header's value for a message: no more than "limit" bytes, and no half of a
+ * character, as the message may be stored.
+ */
+static char *
+shown_value(const char *value, int len, int limit)
+{
+	return value ? pnstrdup(value, pg_mbcliplen(value, len, limit)) : "";
+}
+
 static void
 take_op(OutboxApplyEvent *ev, const char *value, int len)
 {
@@ -57,7 +67,7 @@ take_op(OutboxApplyEvent *ev, const char *value, int len)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unsupported operation \"%s\" of event",
-						value ? pnstrdup(value, Min(len, 32)) : ""),
+						shown_value(value, len, 32)),
 				 errdetail("Header \"op\" must be \"c\", \"u\", \"d\" or \"r\".")));
 	ev->op = value[0];
 }
@@ -91,7 +101,7 @@ outbox_event_header(OutboxApplyEvent *ev, const char *name, int name_len,
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("invalid version \"%s\" of event",
-							value ? pnstrdup(value, Min(value_len, 64)) : ""),
+							shown_value(value, value_len, 64)),
 					 errdetail("Header \"version\" must be a decimal integer of at most 64 bits.")));
 		ev->version = version;
 		ev->has_version = true;

@@ -30,6 +30,7 @@
 
 #include "access/xact.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "tcop/dest.h"
 #include "utils/datum.h"
@@ -92,7 +93,7 @@ batch_context(void *arg)
 	}
 	errcontext("applying event %d of %d, key \"%.*s\", to replica %s",
 			   batch->current + 1, batch->n,
-			   ev->key ? Min(ev->key_len, 128) : 0, ev->key ? ev->key : "",
+			   ev->key ? pg_mbcliplen(ev->key, ev->key_len, 128) : 0, ev->key ? ev->key : "",
 			   batch->target->name);
 }
 

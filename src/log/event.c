@@ -99,6 +99,17 @@ unzigzag(uint64 value)
 	return (int64) (value >> 1) ^ -(int64) (value & 1);
 }
 
+/* One that has to fit into an int32, and is not negative. */
+static inline int32
+get_count(const char **pos, const char *end)
+{
+	uint64		value = get_varint(pos, end);
+
+	if (value > PG_INT32_MAX)
+		corrupted();
+	return (int32) value;
+}
+
 /* ---------------- byte strings ---------------- */
 
 static inline void
@@ -181,7 +192,7 @@ outbox_event_unpack(const char **pos, const char *end, OutboxEventCursor *cur,
 	if (ev->op > OUTBOX_OP_READ)
 		corrupted();
 	ev->id = cur->id + get_varint(pos, end);
-	ev->stream = (int32) get_varint(pos, end);
+	ev->stream = get_count(pos, end);
 	if (ev->stream == 0)
 	{
 		ev->server = get_bytes(pos, end, &ev->server_len);
@@ -219,7 +230,7 @@ outbox_events_start(const char **pos, const char *end, int64 first_id,
 
 	if (*pos >= end || *(*pos)++ != EVENTS_FORMAT)
 		corrupted();
-	nevents = (int) get_varint(pos, end);
+	nevents = get_count(pos, end);
 	cur->id = first_id;
 	cur->time_ms = unzigzag(get_varint(pos, end));
 	return nevents;

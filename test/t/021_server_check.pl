@@ -124,6 +124,8 @@ for my $text ("geheim\n", "Geheim=1\n", "=geheim\n", "geheim geheim = x\n", "sas
 	like($answer, qr/ERROR/, 'refused: ' . $text =~ s/\n//gr =~ s/\0/<NUL>/gr);
 	unlike($answer, qr/geheim/i, 'and not repeated');
 }
+secrets("sasl.username=joe\n\0\nacks=1\n");
+like(check(), qr/secrets file ".*" has a zero byte/, 'nothing is passed over behind a zero byte');
 secrets('sasl.password=' . 'x' x 70000);
 like(check(), qr/secrets file ".*" is too large/, 'too large');
 secrets('#' x 65536);

@@ -71,6 +71,9 @@ my @bad = (
 	[ 'NULL where there must be a value', person(100, name => 'null'), '23502', qr/null value in column "name"/ ],
 	[ 'against a check', person(100, age => '-1'), '23514', qr/check constraint "grown"/ ],
 	[ 'an unknown operation', person(100), '22023', qr/unsupported operation "x"/, headers => { id => 1, op => 'x' } ],
+	[ 'an operation that is no text', person(100), '22021', qr/invalid byte sequence/, headers => { id => 1, op => "\xfe" } ],
+	[ 'a long operation, cut between two characters', person(100), '22023', qr/unsupported operation "x(\xc3\xa9){15}"/,
+		headers => { id => 1, op => 'x' . "\xc3\xa9" x 20 } ],
 	[ 'an impossible version', person(100), '22023', qr/invalid version "one"/, headers => { version => 'one', id => 1 } ],
 	[ 'no version', person(100), '22023', qr/no version/, headers => { op => 'c' } ],
 	[ 'a write without a value', undef, '22004', qr/operation "u" has no value/, key => '100', headers => { id => 1, op => 'u' } ],
@@ -97,7 +100,7 @@ for my $i (0 .. $#bad)
 {
 	my ($what, $value, $sqlstate, $message) = @{ $bad[$i] };
 	my $record = $records[ 2 * $i ];
-	my $headers = join ', ', map { '["' . $_ . '", "' . ($record->{headers}{$_} =~ s/\xfe/\\\\376/r) . '"]' } sort keys %{ $record->{headers} };
+	my $headers = join ', ', map { '["' . $_ . '", "' . ($record->{headers}{$_} =~ s/([\x80-\xff])/sprintf '\\\\%o', ord $1/ger) . '"]' } sort keys %{ $record->{headers} };
 	my @letter = split /\n/, $node->safe_psql('shop', "SELECT state || chr(10) || sqlstate || chr(10) || attempts || chr(10)
 		|| coalesce(encode(key, 'hex'), '') || chr(10) || coalesce(encode(value, 'hex'), '') || chr(10) || headers || chr(10) || message
 		FROM outbox.dead_letters WHERE kafka_offset = 2 * $i");
@@ -105,6 +108,9 @@ for my $i (0 .. $#bad)
 	is_deeply([ @letter[ 0 .. 5 ] ], [ 'dead', $sqlstate, 1, hex_of($record->{key}), hex_of($value), "[$headers]" ],
 		"$what: a dead letter with the reason, and everything as it came");
 	like($letter[6], $message, "$what: which is said");
+	is($node->safe_psql('shop', "SELECT bool_and(convert_from(convert_to(t, 'SQL_ASCII'), 'UTF8') = t)
+		FROM outbox._dead_letter, unnest(ARRAY[message, detail, context]) AS t WHERE kafka_offset = 2 * $i AND t IS NOT NULL"),
+		't', "$what: in texts that are texts");
 }
 
 # Each is mended in its own way: here by the right value, under a version of its own.
