@@ -359,6 +359,7 @@ after_commit(OutboxFeed *feed, int n)
 {
 	OutboxPartitionOffset *parts;
 
+	OUTBOX_FAULT("apply-after-commit");
 	outbox_offset_moved(feed, n);
 	parts = palloc0(sizeof(OutboxPartitionOffset) * (feed->nparts + 1));
 	for (int i = 0; i < feed->nparts; i++)
@@ -621,6 +622,7 @@ outbox_batch_apply(OutboxFeed *feed)
 	int			tried = Min(before, feed->limit);
 	bool		result;
 
+	OUTBOX_FAULT("apply-fetched");
 	outbox_feed_begin_turn(feed);
 	if (feed->suspect)
 		result = apply_one_by_one(feed, context);

@@ -127,7 +127,13 @@ outbox_fault_hit(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("fault point \"%s\" was hit", name)));
-	else if (strcmp(what, "kill") == 0)
+	if (strcmp(what, "full") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DISK_FULL),
+				 errmsg("fault point \"%s\" was hit: no space left on device", name)));
+	ereport(LOG,
+			(errmsg("fault point \"%s\" is hit: %s", name, what)));
+	if (strcmp(what, "kill") == 0)
 		kill(getpid(), SIGKILL);
 	else if (strcmp(what, "exit") == 0)
 		_exit(1);

@@ -13,9 +13,12 @@
  *	  exit		the process ends through _exit(1)
  *	  wait		the process waits at the point, processing interrupts, until
  *				the setting no longer says so
+ *	  full		raise the error of a full disk (53100) at the point
  *	  overflow	the process writes behind a block of memory, for "make
  *				check-memory" to prove that it would notice
  *	  once-X	action X, but only for the first hit of this process
+ *
+ * Who kills or ends a process, or has it wait, says so in the server's log.
  *
  * The point "now" is hit where the setting is made, at once; "overflow" is the
  * only action for it.

@@ -440,6 +440,7 @@ log_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 			nevents = pending.nevents;
 			memset(&pending, 0, sizeof(pending));
+			OUTBOX_FAULT("log.before_wake");
 			if (commit_hook != NULL)
 				commit_hook(nevents);
 			break;

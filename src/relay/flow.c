@@ -264,6 +264,7 @@ send_waiting(RelayFlow *flow)
 			entry->topic->to_park++;
 			continue;
 		}
+		OUTBOX_FAULT("relay.before_produce");
 		fault = outbox_send_event(flow, entry->topic->name, &entry->ev, flow->sent);
 		if (fault == OUTBOX_KAFKA_OK)
 		{

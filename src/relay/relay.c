@@ -295,6 +295,7 @@ trim_log(void)
 	if (all_topics_live())
 		outbox_parked_trim();
 	outbox_position_compact();
+	OUTBOX_FAULT("relay.trimming");
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	pfree(bases);

@@ -225,6 +225,7 @@ outbox_flow_settle(RelayFlow *flow)
 
 	position_move(flow, end);
 	outbox_position_store(flow->server, &flow->position);
+	OUTBOX_FAULT("relay.settling");
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	OUTBOX_FAULT("relay.after_settle");
