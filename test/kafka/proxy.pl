@@ -1,17 +1,19 @@
 #!/usr/bin/perl
 #
-# proxy.pl HOST:PORT: stands between clients and a broker, and cuts their
-# connections when told to.
+# proxy.pl HOST:PORT,...: stands between clients and brokers, and cuts and delays
+# their connections when told to.
 #
-# Prints "bootstrap.servers=127.0.0.1:PORT" once it listens.  A client that
-# begins there stays there: where the broker tells its own address (metadata,
-# coordinators), the proxy's is put in its place, which is as long.  Ends with its
+# Prints "bootstrap.servers=127.0.0.1:PORT,..." once it listens, a port for each broker.
+# A client that begins there stays there: where a broker tells addresses (metadata,
+# coordinators), the proxy's are put in their place, which are as long.  Ends with its
 # standard input.  Commands come from there, one a line:
 #
 #	cut		reset all connections: by turns in the middle of the next request, which
 #			the broker then never sees, or of the next answer, which the client
 #			then never sees; those on which nothing comes after a while.  Answered
 #			by "cut N" when it is done, N being how many there were
+#	delay MS	from now on pass everything on so much later; 0 ends it.  Answered by
+#			"delay MS"
 
 use strict;
 use warnings FATAL => 'all';
@@ -24,34 +26,49 @@ use Time::HiRes qw(time);
 
 use constant CUT_PATIENCE => 0.3;    # seconds to wait for something to cut
 
-my ($host, $port) = ($ARGV[0] // '') =~ /^(127\.0\.0\.1):(\d+)$/
-  or die "usage: proxy.pl 127.0.0.1:PORT\n";
-my $listener = IO::Socket::INET->new(LocalAddr => $host, Listen => 50, Blocking => 0)
-  or die "could not listen: $!\n";
+my $host  = '127.0.0.1';
+my @ports = map { /^\Q$host\E:(\d+)$/ ? $1 : () } split /,/, $ARGV[0] // '';
+die "usage: proxy.pl 127.0.0.1:PORT,...\n" if !@ports;
 
-# An address as Kafka's protocol has it: after the host's text the port, 32 bits.
-my $theirs = $host . pack('N', $port);
-my $ours   = $host . pack('N', $listener->sockport);
+# Listeners by file number: { socket, port }, the port being the broker's.
+my %listeners;
+# The brokers' addresses, as Kafka's protocol has them, and ours: after the host's
+# text the port, 32 bits.
+my %ours;
+my @bootstrap;
+for my $port (@ports)
+{
+	my $socket = IO::Socket::INET->new(LocalAddr => $host, Listen => 50, Blocking => 0)
+	  or die "could not listen: $!\n";
 
-# Ends of connections, by file number: { socket, peer, in, out, frames, doomed }.
+	$listeners{ $socket->fileno } = { socket => $socket, port => $port };
+	$ours{ $host . pack('N', $port) } = $host . pack('N', $socket->sockport);
+	push @bootstrap, "$host:" . $socket->sockport;
+}
+my $theirs = join '|', map { quotemeta } keys %ours;
+
+# Ends of connections, by file number: { socket, peer, in, out, frames, doomed, late }.
 # "in" is what came and cannot be passed on yet, "out" what this end has yet to
-# take.  What comes next from a doomed end is cut.
+# take.  What comes next from a doomed end is cut.  "late" is a list of [when, what]
+# for this end, still to become "out".
 my %ends;
+my $delay = 0;   # seconds
 my $cuts = 0;
 my $ncut;        # connections of the cut under way, undef: none is
 my $cut_until;
 
 sub open_pair
 {
-	my $client = $listener->accept or return;
-	my $broker = IO::Socket::INET->new(PeerAddr => $host, PeerPort => $port);
+	my ($listener) = @_;
+	my $client = $listener->{socket}->accept or return;
+	my $broker = IO::Socket::INET->new(PeerAddr => $host, PeerPort => $listener->{port});
 
 	if (!$broker)
 	{
 		close $client;
 		return;
 	}
-	my @pair = map { { socket => $_, in => '', out => '' } } $client, $broker;
+	my @pair = map { { socket => $_, in => '', out => '', late => [] } } $client, $broker;
 	$pair[1]{frames} = 1;    # answers are looked at one by one
 	for my $i (0, 1)
 	{
@@ -77,6 +94,38 @@ sub close_pair
 	return;
 }
 
+# Now, or later: nothing overtakes what waits already.
+sub hand_over
+{
+	my ($end, $bytes) = @_;
+
+	if ($delay > 0 || @{ $end->{late} })
+	{
+		push @{ $end->{late} }, [ time + $delay, $bytes ];
+	}
+	else
+	{
+		$end->{out} .= $bytes;
+	}
+	return;
+}
+
+# What has waited long enough; returns for how long the rest has to at least.
+sub hand_over_late
+{
+	my $now = time;
+	my $wait;
+
+	for my $end (values %ends)
+	{
+		my $late = $end->{late};
+
+		$end->{out} .= (shift @$late)->[1] while @$late && $late->[0][0] <= $now;
+		$wait = $late->[0][0] - $now if @$late && (!defined $wait || $late->[0][0] - $now < $wait);
+	}
+	return $wait;
+}
+
 # Pass on what came in at this end; of answers whole ones.
 sub pass_on
 {
@@ -84,7 +133,7 @@ sub pass_on
 
 	if (!$end->{frames})
 	{
-		$end->{peer}{out} .= $end->{in};
+		hand_over($end->{peer}, $end->{in});
 		$end->{in} = '';
 		return;
 	}
@@ -94,8 +143,8 @@ sub pass_on
 
 		last if length $end->{in} < $size;
 		my $frame = substr $end->{in}, 0, $size, '';
-		$frame =~ s/\Q$theirs\E/$ours/g;
-		$end->{peer}{out} .= $frame;
+		$frame =~ s/($theirs)/$ours{$1}/go;
+		hand_over($end->{peer}, $frame);
 	}
 	return;
 }
@@ -142,6 +191,12 @@ sub command
 {
 	my ($line) = @_;
 
+	if ($line =~ /^delay (\d+)$/)
+	{
+		$delay = $1 / 1000;
+		print "$line\n";
+		return;
+	}
 	die "unknown command: $line\n" if $line ne 'cut' || defined $ncut;
 	$cuts++;
 	my @doomed = grep { $cuts % 2 ? !$_->{frames} : $_->{frames} } values %ends;
@@ -165,14 +220,16 @@ sub finish_cut
 
 local $SIG{PIPE} = 'IGNORE';
 STDOUT->autoflush(1);
-print "bootstrap.servers=$host:", $listener->sockport, "\n";
+print 'bootstrap.servers=', join(',', @bootstrap), "\n";
 
 my $commands = '';
 for (;;)
 {
-	my $readers = IO::Select->new(\*STDIN, $listener, map { $_->{socket} } values %ends);
+	my $wait    = hand_over_late();
+	my $readers = IO::Select->new(\*STDIN, map { $_->{socket} } values %listeners, values %ends);
 	my $writers = IO::Select->new(map { $_->{socket} } grep { $_->{out} ne '' } values %ends);
-	my ($readable, $writable) = IO::Select->select($readers, $writers, undef, defined $ncut ? 0.01 : undef);
+	$wait = 0.01 if defined $ncut && !(defined $wait && $wait < 0.01);
+	my ($readable, $writable) = IO::Select->select($readers, $writers, undef, $wait);
 
 	for my $socket (@{ $writable // [] })
 	{
@@ -186,9 +243,9 @@ for (;;)
 			exit 0 if !sysread STDIN, $commands, 1024, length $commands;
 			command($1) while $commands =~ s/^(.*)\n//;
 		}
-		elsif ($socket == $listener)
+		elsif (defined $socket->fileno && $listeners{ $socket->fileno })
 		{
-			open_pair();
+			open_pair($listeners{ $socket->fileno });
 		}
 		else
 		{
