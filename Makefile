@@ -43,7 +43,7 @@ ISOLATION = $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isol
 ISOLATION_OPTS = --inputdir=test/isolation --load-extension=pg_outbox
 PROVE_TESTS = $(sort $(wildcard test/t/*.pl))
 
-TASKS = setup check check-memory check-versions fuzz demo lint indent bench dist
+TASKS = setup check torture check-memory check-versions fuzz demo lint indent bench dist
 
 ifneq ($(filter $(TASKS),$(MAKECMDGOALS)),)
 include scripts/tasks.mk

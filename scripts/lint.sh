@@ -109,7 +109,7 @@ lint_perl()
 
 	pgxs=$("$(find_pg_config)" --pgxs)
 	for file in $(files '*.pl' '*.pm'); do
-		perl -I test/perl -I "${pgxs%/makefiles/*}/test/perl" -c "$file" >"$log" 2>&1 ||
+		perl -I test/perl -I test/torture -I scripts -I "${pgxs%/makefiles/*}/test/perl" -c "$file" >"$log" 2>&1 ||
 			{ cat "$log"; bad=1; }
 	done
 	return $bad

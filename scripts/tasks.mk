@@ -10,6 +10,9 @@ setup:
 check:
 	+@scripts/check.sh
 
+torture:
+	+@test/torture/run.sh
+
 check-memory:
 	+@scripts/check-memory.sh
 
