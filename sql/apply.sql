@@ -42,7 +42,7 @@ SELECT outbox.apply('r', '5', '{"id": 5, "name": "x"}', '{"id": "b2a7"}');
 SELECT outbox.apply('r', '5', '{"id": 5, "name": "x", "version": null}');
 SELECT outbox.apply('r', '5', '{"id": 5, "name": "x"}', '{"version": "1.5"}');
 SELECT outbox.apply('r', '5', '{"id": 5, "name": "x"}', '{"version": "9223372036854775808"}');
-SELECT outbox.apply('r', '5', '{"id": 5, "name": "x"}', '{"id": "1", "op": "t"}');
+SELECT outbox.apply('r', '5', '{"id": 5, "name": "x"}', '{"id": "1", "op": "x"}');
 SELECT outbox.apply('r', '5', NULL, '{"id": "1", "op": "u"}');
 SELECT outbox.apply('r', NULL, NULL, '{"id": "1", "op": "d"}');
 SELECT outbox.apply(NULL, '1', NULL, '{"id": "1", "op": "d"}');

@@ -17,7 +17,7 @@ CREATE TABLE outbox._publication (
 	event_type		text,
 	headers			jsonb,
 	with_headers	text[] NOT NULL DEFAULT '{}',
-	on_truncate		text NOT NULL DEFAULT 'error' CHECK (on_truncate IN ('error', 'ignore')),
+	on_truncate		text NOT NULL DEFAULT 'error' CHECK (on_truncate IN ('error', 'ignore', 'publish')),
 	skip_unchanged	boolean NOT NULL DEFAULT false,
 	since			bigint NOT NULL,
 	created_at		timestamptz NOT NULL DEFAULT pg_catalog.now(),
@@ -39,16 +39,16 @@ CREATE FUNCTION outbox._capture_adopted() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'outbox_capture_adopted';
 COMMENT ON FUNCTION outbox._capture_adopted() IS 'trigger of adopted outbox tables, made by outbox.adopt: an inserted row is an event';
 
-CREATE FUNCTION outbox._refuse_truncate() RETURNS trigger
+CREATE FUNCTION outbox._capture_truncate() RETURNS trigger
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
-	AS 'MODULE_PATHNAME', 'outbox_refuse_truncate';
-COMMENT ON FUNCTION outbox._refuse_truncate() IS 'trigger of captured tables: TRUNCATE would leave the replicas as they are';
+	AS 'MODULE_PATHNAME', 'outbox_capture_truncate';
+COMMENT ON FUNCTION outbox._capture_truncate() IS 'trigger of captured tables: refuses TRUNCATE, or records one event of it per publication, as outbox.publish was told';
 
 -- Keeps publications right when their tables are altered or dropped.
 CREATE FUNCTION outbox._table_altered() RETURNS event_trigger
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_table_altered';
-COMMENT ON FUNCTION outbox._table_altered() IS 'publications follow a column''s new name; partitions get the trigger that refuses TRUNCATE';
+COMMENT ON FUNCTION outbox._table_altered() IS 'publications follow a column''s new name; partitions get the trigger on TRUNCATE';
 CREATE FUNCTION outbox._objects_dropped() RETURNS event_trigger
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_objects_dropped';
@@ -89,7 +89,7 @@ CREATE FUNCTION outbox.publish(source regclass, topic text DEFAULT NULL, name te
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_publish';
 COMMENT ON FUNCTION outbox.publish(regclass, text, text, text[], text, text[], text, text, jsonb, text, text, text, text, boolean, text[]) IS
-'publishes every committed change of a table, and by default the rows it has now, to a topic; returns the publication''s name. Calling it again makes the publication what the call says. topic: default pg_outbox.default_topic; name: default the table''s, with its schema unless that is public; columns: published ones, "name" or "name AS other", default all; mode: full (the row) or key (its identity only); partition_by: columns of the message key, default the identity; filter: boolean expression over the row''s columns, a row that leaves it is deleted, one that enters it created; event_type: header type; headers: fixed ones, an object; initial: copy or none, also where a later call changes server, topic, mode, columns, identity or filter; server: default pg_outbox.default_server; identity: name of a unique index, default the primary key; on_truncate: error or ignore; skip_unchanged: no event if no published column changed; with_headers: of source, txid; default pg_outbox.default_with_headers. Needs the table''s ownership and USAGE on the server; waits for transactions that are writing to the table (lock_timeout applies) at first, and when server, topic, mode, columns, identity or filter change. Errors: 22004, 42P01, 42501, 42704, 42809, 42703, 55000, 22023, 42602, 0A000, 42P17, 42P20, 42803';
+'publishes every committed change of a table, and by default the rows it has now, to a topic; returns the publication''s name. Calling it again makes the publication what the call says. topic: default pg_outbox.default_topic; name: default the table''s, with its schema unless that is public; columns: published ones, "name" or "name AS other", default all; mode: full (the row) or key (its identity only); partition_by: columns of the message key, default the identity; filter: boolean expression over the row''s columns, a row that leaves it is deleted, one that enters it created; event_type: header type; headers: fixed ones, an object; initial: copy or none, also where a later call changes server, topic, mode, columns, identity or filter; server: default pg_outbox.default_server; identity: name of a unique index, default the primary key; on_truncate: error (TRUNCATE is refused), ignore (replicas keep the rows) or publish (an event with op t, which every partition gets; replicas delete what is older; not of a partition alone, and only where nothing else is published to the topic); skip_unchanged: no event if no published column changed; with_headers: of source, txid; default pg_outbox.default_with_headers. Needs the table''s ownership and USAGE on the server; waits for transactions that are writing to the table (lock_timeout applies) at first, and when server, topic, mode, columns, identity or filter change. Errors: 22004, 42P01, 42501, 42704, 42809, 42703, 55000, 22023, 42602, 0A000, 42P17, 42P20, 42803';
 
 CREATE FUNCTION outbox.adopt(source regclass, topic text DEFAULT 'outbox.event.{aggregatetype}',
 							 name text DEFAULT NULL, columns text[] DEFAULT NULL,

@@ -1,8 +1,8 @@
 -- Applying events without a worker: the guard as functions.
 
-CREATE TYPE outbox.apply_result AS ENUM ('applied', 'deleted', 'stale', 'duplicate', 'suppressed');
+CREATE TYPE outbox.apply_result AS ENUM ('applied', 'deleted', 'stale', 'duplicate', 'suppressed', 'swept', 'marked');
 COMMENT ON TYPE outbox.apply_result IS
-'what became of an event: applied = the row was inserted or updated; deleted = the row is gone, or was never there, and later events of the key that are older will be stale; stale = a newer version of the key, or its newer delete, was there already, or came in the same batch; duplicate = this very version was there already; suppressed = a BEFORE trigger of the target refused the row';
+'what became of an event: applied = the row was inserted or updated; deleted = the row is gone, or was never there, and later events of the key that are older will be stale; stale = a newer version of the key, or its newer delete, was there already, or came in the same batch; duplicate = this very version was there already; suppressed = a BEFORE trigger of the target refused the row; swept = all rows older than the event were deleted, and older events will be stale (op t, or the last mark of a resync); marked = the end of a resync in one partition was noted, those of others are still to come';
 
 CREATE TABLE outbox._tombstone (
 	target regclass NOT NULL,
@@ -15,6 +15,25 @@ CREATE INDEX _tombstone_deleted_at_idx ON outbox._tombstone (deleted_at);
 COMMENT ON TABLE outbox._tombstone IS 'versions at which keys of replicas were deleted; internal';
 -- Of a table that is gone only its number is left, which will be another's elsewhere.
 SELECT pg_catalog.pg_extension_config_dump('outbox._tombstone', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = target)');
+
+-- Kept for as long as the target, unlike tombstones: one row stands for all.
+CREATE TABLE outbox._floor (
+	target regclass PRIMARY KEY,
+	version bigint NOT NULL,
+	raised_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE outbox._floor IS 'versions below which every event of a replica is stale, since a TRUNCATE or a resync of its source; internal';
+SELECT pg_catalog.pg_extension_config_dump('outbox._floor', '');
+
+CREATE TABLE outbox._mark (
+	target regclass NOT NULL,
+	partition int NOT NULL,
+	version bigint NOT NULL,
+	noted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (target, partition)
+);
+COMMENT ON TABLE outbox._mark IS 'ends of a resync that have come, by partition of the topic, until all have; version: what is older is to go then; internal';
+SELECT pg_catalog.pg_extension_config_dump('outbox._mark', '');
 
 CREATE TABLE outbox._inbox (
 	consumer text COLLATE "C" NOT NULL,
@@ -34,7 +53,7 @@ CREATE FUNCTION outbox.apply(target regclass, key text, value text, headers json
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_apply';
 COMMENT ON FUNCTION outbox.apply(regclass, text, text, jsonb) IS
-'apply one event, as a consumer received it, to a replica: a row only moves forward. value: the row as a JSON object, null for a delete. headers: an object, or an array of pairs; "op" is c, u, r (upsert) or d (delete), without it a null value is a delete; the version is header "version", else header "id", else the version column in the value; header "json_verbatim", a JSON array of names, says which columns of type json and jsonb are taken as they stand, null being JSON''s null then. Needs SELECT, INSERT, UPDATE and DELETE on the target. Errors: class 22 for a bad event, 54000 for a value beyond a limit of its type, 42703 if it lacks a column of the target or a field of its composite type, 0A000 if row-level security policies of the target apply to the caller, 40001 under REPEATABLE READ and up if the key changed meanwhile, and whatever the target''s constraints and triggers raise';
+'apply one event, as a consumer received it, to a replica: a row only moves forward. value: the row as a JSON object, null for a delete. headers: an object, or an array of pairs; "op" is c, u, r (upsert), d (delete), t (all rows older than the version are deleted) or e (the same, once it has come for all partitions that header "partition", as 0/4, tells of), without it a null value is a delete; the version is header "version", else header "id", else the version column in the value; header "json_verbatim", a JSON array of names, says which columns of type json and jsonb are taken as they stand, null being JSON''s null then. Needs SELECT, INSERT, UPDATE and DELETE on the target. Errors: class 22 for a bad event, 54000 for a value beyond a limit of its type, 42703 if it lacks a column of the target or a field of its composite type, 0A000 if row-level security policies of the target apply to the caller, 40001 under REPEATABLE READ and up if the key changed meanwhile, and whatever the target''s constraints and triggers raise';
 
 CREATE FUNCTION outbox.apply_batch(target regclass, keys text[], payloads text[], headers jsonb[] DEFAULT NULL,
 	OUT ordinal int, OUT result outbox.apply_result) RETURNS SETOF record

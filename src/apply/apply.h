@@ -22,10 +22,12 @@ typedef enum OutboxApplyResult
 	OUTBOX_APPLY_DELETED,		/* the row is gone, a tombstone is there */
 	OUTBOX_APPLY_STALE,			/* something newer is known of the key */
 	OUTBOX_APPLY_DUPLICATE,		/* this very version is there already */
-	OUTBOX_APPLY_SUPPRESSED		/* a trigger of the target refused the row */
+	OUTBOX_APPLY_SUPPRESSED,	/* a trigger of the target refused the row */
+	OUTBOX_APPLY_SWEPT,			/* rows older than the event are gone */
+	OUTBOX_APPLY_MARKED			/* a resync's end; other partitions' to come */
 } OutboxApplyResult;
 
-#define OUTBOX_APPLY_RESULTS 5
+#define OUTBOX_APPLY_RESULTS 7
 
 /*
  * An event, in the server's encoding.  Nothing here is NUL-terminated and
@@ -40,13 +42,15 @@ typedef struct OutboxApplyEvent
 	int			value_len;
 
 	/* headers that matter here */
-	char		op;				/* c, u, d or r; '\0': no such header */
+	char		op;				/* c, u, d, r, t or e; '\0': no such header */
 	bool		has_version;
 	int64		version;		/* header "version", else header "id" */
 	bool		version_explicit;	/* it came from header "version" */
 	bool		id_unusable;	/* header "id" is there, but is no integer */
 	const char *verbatim;		/* header "json_verbatim", NULL: none */
 	int			verbatim_len;
+	const char *mark;			/* header "partition", NULL: none */
+	int			mark_len;
 } OutboxApplyEvent;
 
 /*
@@ -68,6 +72,9 @@ extern bool outbox_parse_version(const char *value, int len, int64 *version);
 
 /* True if the event removes its key. */
 extern bool outbox_event_is_delete(const OutboxApplyEvent *ev);
+
+/* True if it speaks of all rows: TRUNCATE, or the end of a resync. */
+extern bool outbox_event_is_sweep(const OutboxApplyEvent *ev);
 
 extern void outbox_apply_init(void);
 

@@ -197,20 +197,57 @@ event_from_record(OutboxApplyEvent *ev, const OutboxRecord *rec)
 	}
 }
 
+/*
+ * An event speaks of all rows of its topic, and a row does not say where it
+ * came from.
+ */
+static void
+check_sole_subscription(const OutboxFeed *feed, char op)
+{
+	static const char sql[] =
+	"SELECT name FROM outbox._subscription WHERE target = $1::regclass AND id <> $2 LIMIT 1";
+	OutboxSqlArg args[] = {sql_oid(feed->sub->target), sql_int8(feed->sub->id)};
+	OutboxOwnerScope scope;
+
+	outbox_statement_begin(&scope);
+	if (outbox_statement_run(sql, lengthof(args), args) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("an event with operation \"%c\" cannot be applied to a replica of several topics", op),
+				 errdetail("It says which rows of topic \"%s\" are gone, but subscription \"%s\" feeds the table as well.",
+						   feed->sub->topic, outbox_statement_get_text(0, 1)),
+				 errhint("Delete the rows that are meant, and discard the dead letter.")));
+	outbox_statement_end(&scope);
+}
+
+/*
+ * To delete all rows takes as long as it takes: half of it would be for
+ * nothing, again and again.
+ */
 static void
 deliver_to_replica(OutboxFeed *feed, const OutboxRecord *records, char *fates, int n)
 {
 	OutboxApplyEvent *events = palloc(sizeof(OutboxApplyEvent) * n);
 	OutboxApplyResult *results = palloc(sizeof(OutboxApplyResult) * n);
 	WorkerRights saved;
+	char		sweep = '\0';
 
 	for (int i = 0; i < n; i++)
+	{
 		event_from_record(&events[i], &records[i]);
+		if (outbox_event_is_sweep(&events[i]))
+			sweep = events[i].op;
+	}
+	if (sweep != '\0')
+		check_sole_subscription(feed, sweep);
+	else
+		start_clock();
 	become(relation_owner(feed), &saved);
 	outbox_replica_apply(feed->sub->target, events, n, results);
 	become_worker(&saved);
+	stop_clock();
 	for (int i = 0; i < n; i++)
-		fates[i] = (char) results[i];
+		fates[i] = results[i] <= OUTBOX_APPLY_SUPPRESSED ? (char) results[i] : OUTBOX_APPLY_APPLIED;
 }
 
 /* ---------------- handlers ---------------- */
@@ -342,9 +379,7 @@ outbox_deliver(OutboxFeed *feed, const OutboxRecord *records, char *fates, int n
 	*delivered = 0;
 	if (feed->sub->handler == NULL)
 	{
-		start_clock();
 		deliver_to_replica(feed, records, fates, n);
-		stop_clock();
 		*delivered = n;
 		return;
 	}
@@ -428,6 +463,31 @@ replica_identity(OutboxFeed *feed, const OutboxRecord *rec, bool key_only, int64
 	return identity;
 }
 
+/*
+ * Does the record speak of all rows, and so of no key?
+ */
+static bool
+is_sweep(const OutboxRecord *rec, int64 *version)
+{
+	bool		sweep = false;
+	bool		explicit = false;
+
+	for (int i = 0; i < rec->nheaders; i++)
+	{
+		const OutboxHeader *header = &rec->headers[i];
+
+		if (header->value == NULL)
+			continue;
+		if (strcmp(header->name, "op") == 0)
+			sweep = header->value_len == 1 && (header->value[0] == 't' || header->value[0] == 'e');
+		else if (strcmp(header->name, "version") == 0)
+			explicit |= outbox_parse_version(header->value, header->value_len, version);
+		else if (strcmp(header->name, "id") == 0 && !explicit)
+			(void) outbox_parse_version(header->value, header->value_len, version);
+	}
+	return sweep;
+}
+
 char *
 outbox_deliver_key_identity(const OutboxRecord *rec)
 {
@@ -453,6 +513,8 @@ outbox_deliver_identity(OutboxFeed *feed, const OutboxRecord *rec, int64 *versio
 	char	   *id;
 
 	*version = 0;
+	if (feed->sub->handler == NULL && is_sweep(rec, version))
+		return NULL;
 	if (feed->sub->handler == NULL)
 	{
 		identity = replica_identity(feed, rec, false, version);

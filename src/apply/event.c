@@ -63,12 +63,12 @@ shown_value(const char *value, int len, int limit)
 static void
 take_op(OutboxApplyEvent *ev, const char *value, int len)
 {
-	if (value == NULL || len != 1 || strchr("cudr", value[0]) == NULL)
+	if (value == NULL || len != 1 || strchr("cudrte", value[0]) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unsupported operation \"%s\" of event",
 						shown_value(value, len, 32)),
-				 errdetail("Header \"op\" must be \"c\", \"u\", \"d\" or \"r\".")));
+				 errdetail("Header \"op\" must be \"c\", \"u\", \"d\", \"r\", \"t\" or \"e\".")));
 	ev->op = value[0];
 }
 
@@ -119,12 +119,24 @@ outbox_event_header(OutboxApplyEvent *ev, const char *name, int name_len,
 	}
 	else if (is_name(name, name_len, OUTBOX_HEADER_VERBATIM))
 		take_verbatim(ev, value, value_len);
+	else if (is_name(name, name_len, OUTBOX_HEADER_PARTITION))
+	{
+		/* may be anything, unless the operation asks for it */
+		ev->mark = value ? value : "";
+		ev->mark_len = value ? value_len : 0;
+	}
 }
 
 bool
 outbox_event_is_delete(const OutboxApplyEvent *ev)
 {
 	return ev->op == 'd' || (ev->op == '\0' && ev->value == NULL);
+}
+
+bool
+outbox_event_is_sweep(const OutboxApplyEvent *ev)
+{
+	return ev->op == 't' || ev->op == 'e';
 }
 
 /* ---------------- headers as jsonb ---------------- */

@@ -39,7 +39,10 @@ typedef struct OutboxFeedPartition
 	int64		anchor;			/* see anchor.c; only with feed->anchor_ms */
 } OutboxFeedPartition;
 
-/* What became of a record, for the counters: OutboxApplyResult, and these. */
+/*
+ * What became of a record, for the counters: the first of OutboxApplyResult, and
+ * these.  What speaks of all rows counts as applied.
+ */
 typedef enum OutboxFate
 {
 	OUTBOX_FATE_DEAD = 5,

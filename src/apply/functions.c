@@ -29,7 +29,7 @@
 
 /* In the order of OutboxApplyResult. */
 static const char *const result_labels[OUTBOX_APPLY_RESULTS] = {
-	"applied", "deleted", "stale", "duplicate", "suppressed"
+	"applied", "deleted", "stale", "duplicate", "suppressed", "swept", "marked"
 };
 
 PG_FUNCTION_INFO_V1(outbox_apply);

@@ -130,9 +130,14 @@ get_bytes(HeapTuple tup, TupleDesc desc, int column, const char **data, int32 *l
 	return true;
 }
 
-static void
+/*
+ * Pack the headers as they are, except an operation that has the relay send the
+ * event to every partition: that is returned.
+ */
+static OutboxOp
 pack_headers(StringInfo buf, HeapTuple tup, TupleDesc desc, int column)
 {
+	OutboxOp	op = OUTBOX_OP_NONE;
 	Datum	   *names;
 	Datum	   *values;
 	bool	   *nulls;
@@ -148,12 +153,24 @@ pack_headers(StringInfo buf, HeapTuple tup, TupleDesc desc, int column)
 	{
 		const char *name = TextDatumGetCString(names[i]);	/* of the same layout */
 
+		if (strcmp(name, "op") == 0 && !nulls[i] && VARSIZE_ANY_EXHDR(DatumGetPointer(values[i])) == 1)
+		{
+			char		letter = *VARDATA_ANY(DatumGetPointer(values[i]));
+
+			if (letter == outbox_op_letter(OUTBOX_OP_TRUNCATE))
+				op = OUTBOX_OP_TRUNCATE;
+			else if (letter == outbox_op_letter(OUTBOX_OP_END))
+				op = OUTBOX_OP_END;
+			if (op != OUTBOX_OP_NONE)
+				continue;
+		}
 		if (nulls[i])
 			outbox_header_pack(buf, name, NULL, 0);
 		else
 			outbox_header_pack(buf, name, VARDATA_ANY(DatumGetPointer(values[i])),
 							   VARSIZE_ANY_EXHDR(DatumGetPointer(values[i])));
 	}
+	return op;
 }
 
 /*
@@ -168,7 +185,6 @@ record_again(HeapTuple tup, TupleDesc desc)
 	bool		isnull;
 
 	memset(&ev, 0, sizeof(ev));
-	ev.op = OUTBOX_OP_NONE;
 	ev.server = SPI_getvalue(tup, desc, 1);
 	ev.server_len = strlen(ev.server);
 	ev.topic = SPI_getvalue(tup, desc, 2);
@@ -176,7 +192,7 @@ record_again(HeapTuple tup, TupleDesc desc)
 	(void) get_bytes(tup, desc, 3, &ev.key, &ev.key_len);
 	(void) get_bytes(tup, desc, 4, &ev.value, &ev.value_len);
 	initStringInfo(&headers);
-	pack_headers(&headers, tup, desc, 5);
+	ev.op = pack_headers(&headers, tup, desc, 5);
 	ev.headers = headers.len > 0 ? headers.data : NULL;
 	ev.headers_len = headers.len;
 	ev.time_ms = (DatumGetTimestampTz(SPI_getbinval(tup, desc, 7, &isnull)) - SetEpochTimestamp()) / 1000;

@@ -3,11 +3,13 @@
  * replica.c
  *	  Applying a batch of events to a replica.
  *
- * A batch goes through these steps, each for all of its events:
+ * Events that speak of the whole topic (sweep.c) cut a batch in parts; with one
+ * among them all keys are locked first.  A part goes through these steps, each for all of its events:
  *
  *	  convert	bytes to datums; what is wrong with an event shows here
  *	  reduce	of a key's events only the newest is left
  *	  lock		the stripes of the keys (tombstone.c)
+ *	  floor		what is older than the last sweep is out
  *	  probe		keys with a newer tombstone are out
  *	  delete	rows that are older than their delete
  *	  upsert	one INSERT ... ON CONFLICT ... WHERE older
@@ -40,6 +42,7 @@
 #include "utils/tuplestore.h"
 
 #include "apply/row.h"
+#include "apply/sweep.h"
 #include "apply/target.h"
 #include "apply/tombstone.h"
 #include "common/fault.h"
@@ -48,6 +51,8 @@
 typedef struct ReplicaBatch
 {
 	OutboxTarget *target;
+	int			first;			/* of a larger batch, of which it is a part, */
+	int			total;			/* of so many */
 	int			n;
 	const OutboxApplyEvent *events;
 	OutboxRow  *rows;
@@ -92,7 +97,7 @@ batch_context(void *arg)
 		errcontext("column \"%s\"", outbox_row_column->name);
 	}
 	errcontext("applying event %d of %d, key \"%.*s\", to replica %s",
-			   batch->current + 1, batch->n,
+			   batch->first + batch->current + 1, batch->total,
 			   ev->key ? pg_mbcliplen(ev->key, ev->key_len, 128) : 0, ev->key ? ev->key : "",
 			   batch->target->name);
 }
@@ -181,6 +186,16 @@ lock_keys(ReplicaBatch *batch)
 			shared |= bit;
 	}
 	outbox_tombstone_lock(batch->target->relid, shared, exclusive);
+}
+
+static void
+probe_floor(ReplicaBatch *batch)
+{
+	int64		floor = outbox_floor_find(batch->target->relid);
+
+	for (int i = 0; i < batch->n; i++)
+		if (batch->results[i] == OUTBOX_APPLY_PENDING && batch->rows[i].version < floor)
+			batch->results[i] = OUTBOX_APPLY_STALE;
 }
 
 static void
@@ -557,6 +572,7 @@ apply_batch(ReplicaBatch *batch)
 	reduce_batch(batch);
 	lock_keys(batch);
 	OUTBOX_FAULT("apply-locked");
+	probe_floor(batch);
 	probe_tombstones(batch);
 	delete_rows(batch);
 	upsert_rows(batch);
@@ -566,25 +582,82 @@ apply_batch(ReplicaBatch *batch)
 	error_context_stack = callback.previous;
 }
 
+static void
+sweep_context(void *arg)
+{
+	ReplicaBatch *batch = arg;
+
+	errcontext("applying event %d of %d, operation \"%c\", to replica %s",
+			   batch->first + 1, batch->total, batch->events[0].op, batch->target->name);
+}
+
+static void
+apply_sweep(ReplicaBatch *batch)
+{
+	ErrorContextCallback callback;
+
+	callback.callback = sweep_context;
+	callback.arg = batch;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	batch->results[0] = outbox_sweep(batch->target, batch->events);
+	error_context_stack = callback.previous;
+}
+
+/*
+ * The number of events up to the next one that speaks of the whole topic.
+ */
+static int
+count_rows(const OutboxApplyEvent *events, int nevents)
+{
+	int			n = 0;
+
+	while (n < nevents && !outbox_event_is_sweep(&events[n]))
+		n++;
+	return n;
+}
+
+/*
+ * All locks at once: who has some in share mode and wants them all may meet
+ * another one who does.
+ */
+static void
+apply_parts(OutboxTarget *target, const OutboxApplyEvent *events, int nevents,
+			OutboxApplyResult *results)
+{
+	if (count_rows(events, nevents) < nevents)
+		outbox_tombstone_lock(target->relid, 0, PG_UINT64_MAX);
+	for (int first = 0; first < nevents;)
+	{
+		ReplicaBatch batch = {target, first, nevents, count_rows(events + first, nevents - first)};
+
+		batch.events = events + first;
+		batch.results = results + first;
+		if (batch.n == 0)
+		{
+			apply_sweep(&batch);
+			first++;
+			continue;
+		}
+		batch.rows = palloc0(sizeof(OutboxRow) * batch.n);
+		batch.outdates = palloc0(sizeof(bool) * batch.n);
+		batch.repeats = palloc(sizeof(int) * batch.n);
+		batch.current = -1;
+		apply_batch(&batch);
+		first += batch.n;
+	}
+}
+
 void
 outbox_replica_apply(Oid relid, const OutboxApplyEvent *events, int nevents,
 					 OutboxApplyResult *results)
 {
 	OutboxTarget *target = outbox_target_acquire(relid);
-	ReplicaBatch batch;
 
 	PG_TRY();
 	{
 		SPI_connect();
-		batch.target = target;
-		batch.n = nevents;
-		batch.events = events;
-		batch.rows = palloc0(sizeof(OutboxRow) * Max(nevents, 1));
-		batch.outdates = palloc0(sizeof(bool) * Max(nevents, 1));
-		batch.repeats = palloc(sizeof(int) * Max(nevents, 1));
-		batch.results = results;
-		batch.current = -1;
-		apply_batch(&batch);
+		apply_parts(target, events, nevents, results);
 		SPI_finish();
 	}
 	PG_FINALLY();

@@ -6,6 +6,9 @@
  * A tombstone must outlive whatever could bring its row back: while a letter
  * of its key is open, or one whose key nobody knows, it stays.
  *
+ * Floors stay for as long as their table: an event that is older than one may
+ * come at any time.
+ *
  * Rows are locked where they are judged, so that one which is renewed
  * meanwhile is judged again, and those that others hold are left for the next
  * time: nobody waits here.
@@ -39,6 +42,10 @@ outbox_retention_run(void)
 	" SELECT target, key FROM outbox._tombstone t"
 	" WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = t.target)"
 	" LIMIT $1 FOR UPDATE OF t SKIP LOCKED)";
+	static const char floors[] =
+	"DELETE FROM outbox._floor f WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = f.target)";
+	static const char marks[] =
+	"DELETE FROM outbox._mark m WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = m.target)";
 	static const char inbox[] =
 	"DELETE FROM outbox._inbox WHERE (consumer, is_subscription, source, event_id) IN ("
 	" SELECT consumer, is_subscription, source, event_id FROM outbox._inbox"
@@ -56,6 +63,8 @@ outbox_retention_run(void)
 	outbox_statement_begin(&scope);
 	gone = outbox_statement_run(tombstones, 2, keys_age);
 	gone += outbox_statement_run(orphans, 1, at_once);
+	gone += outbox_statement_run(floors, 0, NULL);
+	gone += outbox_statement_run(marks, 0, NULL);
 	gone += outbox_statement_run(inbox, 2, inbox_age);
 	gone += outbox_statement_run(letters, 2, inbox_age);
 	outbox_statement_end(&scope);

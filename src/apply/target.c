@@ -140,6 +140,7 @@ target_free(OutboxTarget *target)
 	free_plan(target->upsert_plan);
 	free_plan(target->delete_plan);
 	free_plan(target->classify_plan);
+	free_plan(target->sweep_plan);
 	for (int i = 0; i < target->ncolumns; i++)
 		free_plan(target->columns[i].nested_plan);
 	MemoryContextDelete(target->context);
@@ -804,9 +805,9 @@ outbox_target_release(OutboxTarget *target)
 /* ---------------- plans ---------------- */
 
 static SPIPlanPtr
-prepare(const char *sql)
+prepare(const char *sql, int nargs, Oid *argtypes)
 {
-	SPIPlanPtr	plan = SPI_prepare_cursor(sql, 0, NULL, CURSOR_OPT_GENERIC_PLAN);
+	SPIPlanPtr	plan = SPI_prepare_cursor(sql, nargs, argtypes, CURSOR_OPT_GENERIC_PLAN);
 
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
@@ -863,7 +864,7 @@ outbox_target_upsert_plan(OutboxTarget *target)
 					 " RETURNING t.%s", version, version, version);
 	for (int i = 0; i < target->nkeys; i++)
 		appendStringInfo(&sql, ", t.%s", quote_identifier(target->columns[target->keys[i]].name));
-	target->upsert_plan = prepare(sql.data);
+	target->upsert_plan = prepare(sql.data, 0, NULL);
 	return target->upsert_plan;
 }
 
@@ -891,7 +892,7 @@ outbox_target_delete_plan(OutboxTarget *target)
 	append_key_condition(&sql, target);
 	appendStringInfo(&sql, " AND (t.%s OPERATOR(pg_catalog.<) b.version) IS NOT FALSE"
 					 " RETURNING b.ord", version);
-	target->delete_plan = prepare(sql.data);
+	target->delete_plan = prepare(sql.data, 0, NULL);
 	return target->delete_plan;
 }
 
@@ -908,8 +909,20 @@ outbox_target_classify_plan(OutboxTarget *target)
 					 quote_identifier(target->columns[target->version_column].name),
 					 target->name);
 	append_key_condition(&sql, target);
-	target->classify_plan = prepare(sql.data);
+	target->classify_plan = prepare(sql.data, 0, NULL);
 	return target->classify_plan;
+}
+
+SPIPlanPtr
+outbox_target_sweep_plan(OutboxTarget *target)
+{
+	Oid			argtypes[1] = {INT8OID};
+	const char *version = quote_identifier(target->columns[target->version_column].name);
+
+	if (target->sweep_plan == NULL)
+		target->sweep_plan = prepare(psprintf("DELETE FROM %s t WHERE (t.%s OPERATOR(pg_catalog.<) $1) IS NOT FALSE",
+											  target->name, version), 1, argtypes);
+	return target->sweep_plan;
 }
 
 /*

@@ -103,6 +103,7 @@ typedef struct OutboxTarget
 	SPIPlanPtr	upsert_plan;
 	SPIPlanPtr	delete_plan;
 	SPIPlanPtr	classify_plan;
+	SPIPlanPtr	sweep_plan;
 
 	int			nhints;
 	OutboxMemberHint hints[OUTBOX_MAX_HINTS];
@@ -140,6 +141,9 @@ extern void outbox_target_check(Oid relid, const OutboxTargetOptions *options);
 extern SPIPlanPtr outbox_target_upsert_plan(OutboxTarget *target);
 extern SPIPlanPtr outbox_target_delete_plan(OutboxTarget *target);
 extern SPIPlanPtr outbox_target_classify_plan(OutboxTarget *target);
+
+/* Deletes rows older than $1; needs no relation. */
+extern SPIPlanPtr outbox_target_sweep_plan(OutboxTarget *target);
 extern SPIPlanPtr outbox_target_nested_plan(OutboxTarget *target, OutboxTargetColumn *col);
 
 #endif							/* OUTBOX_TARGET_H */

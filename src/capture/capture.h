@@ -22,6 +22,14 @@
 #define CAPTURE_HEADER_SOURCE	0x01	/* database, schema and table */
 #define CAPTURE_HEADER_TXID		0x02
 
+/* What becomes of TRUNCATE. */
+typedef enum OutboxOnTruncate
+{
+	CAPTURE_TRUNCATE_REFUSE,
+	CAPTURE_TRUNCATE_IGNORE,
+	CAPTURE_TRUNCATE_PUBLISH	/* one event that every partition gets */
+} OutboxOnTruncate;
+
 /* A published column of one relation (attribute numbers differ in partitions). */
 typedef struct CapturedColumn
 {
@@ -57,7 +65,7 @@ typedef struct CapturedPublication
 
 	/* which changes are sent */
 	bool		skip_unchanged;
-	bool		refuse_truncate;
+	OutboxOnTruncate on_truncate;
 	ExprState  *filter;			/* NULL: every row */
 	ExprContext *econtext;
 
@@ -140,6 +148,23 @@ extern void outbox_capture_end(void);
 extern bool outbox_capture_read(CapturedPublication *pub, Relation rel,
 								TupleTableSlot *slot, int64 id, int64 version);
 
+/*
+ * Record an event that speaks of all of the publication's topic; between
+ * outbox_capture_begin() and end.  Version 0: the id is it.
+ */
+extern void outbox_capture_whole(CapturedPublication *pub, Relation rel, OutboxOp op,
+								 int64 version);
+
+/* ---------------- truncate.c ---------------- */
+
+/*
+ * Tables truncated in this transaction; whoever captures a row of one has it
+ * forgotten.
+ */
+extern List *outbox_truncated;
+extern void outbox_truncate_forget(Oid relid);
+extern void outbox_truncate_init(void);
+
 /* ---------------- unrecorded.c ---------------- */
 
 /* This transaction changed rows of the publication and recorded no event. */
@@ -154,8 +179,8 @@ extern void outbox_unrecorded_step(void);
 extern void outbox_unrecorded_init(void);
 
 /* Shared by publish and adopt: check arguments. */
-extern char *outbox_choice_check(char *value, const char *parameter,
-								 const char *first, const char *second);
+extern char *outbox_choice_check(char *value, const char *parameter, const char *first,
+								 const char *second, const char *third);
 extern void outbox_publication_name_check(const char *name);
 
 extern void outbox_publish_init(void);

@@ -83,7 +83,8 @@ void
 outbox_header_name_check(const char *name)
 {
 	if (strcmp(name, "id") == 0 || strcmp(name, "op") == 0 ||
-		strcmp(name, "version") == 0 || strcmp(name, OUTBOX_HEADER_VERBATIM) == 0)
+		strcmp(name, "version") == 0 || strcmp(name, OUTBOX_HEADER_VERBATIM) == 0 ||
+		strcmp(name, OUTBOX_HEADER_PARTITION) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("header \"%s\" is set by pg_outbox itself", name)));
@@ -344,4 +345,5 @@ outbox_capture_init(void)
 						  &causation_id);
 	outbox_publish_init();
 	outbox_unrecorded_init();
+	outbox_truncate_init();
 }

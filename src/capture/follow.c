@@ -6,7 +6,7 @@
  * - A column's new name is taken over wherever a publication names it, also
  *	 where it comes from a table above or from the table's type.  On the wire a
  *	 listed column keeps its name.
- * - New partitions get the trigger that refuses TRUNCATE; if they bring rows,
+ * - New partitions get the trigger on TRUNCATE; if they bring rows,
  *	 the publication is copied again.
  * - A dropped table takes its publications with it.
  * - What a filter uses keeps its name, as only that is stored.
@@ -65,12 +65,12 @@ typedef struct Followed
 	List	   *identity;
 	List	   *partition_by;
 	char	   *filter;
-	bool		refuse_truncate;
+	bool		captures_truncate;	/* or refuses it */
 	AttrNumber	renamed;		/* column that has a new name, 0: none */
 } Followed;
 
 #define FOLLOWED_COLUMNS "p.id, p.name, p.kind, p.source, p.columns, p.labels, p.identity, p.partition_by," \
-	" p.filter, p.on_truncate = 'error'"
+	" p.filter, p.on_truncate <> 'ignore'"
 
 /*
  * A column's new name is that of the tables below as well, and of the tables
@@ -188,7 +188,7 @@ read_followed(const char *sql)
 		pub->identity = list_value(tup, desc, 7);
 		pub->partition_by = list_value(tup, desc, 8);
 		pub->filter = SPI_getvalue(tup, desc, 9);
-		pub->refuse_truncate = DatumGetBool(SPI_getbinval(tup, desc, 10, &isnull));
+		pub->captures_truncate = DatumGetBool(SPI_getbinval(tup, desc, 10, &isnull));
 		pub->renamed = (AttrNumber) DatumGetInt32(SPI_getbinval(tup, desc, 11, &isnull));
 		list = lappend(list, pub);
 	}
@@ -507,9 +507,9 @@ check_trigger(Followed *pub)
 
 	if (!outbox_source_is_captured(rel, pub->kind))
 		detail = "It captures the changes of the table.";
-	else if (strcmp(pub->kind, PUBLICATION_TABLE) == 0 && pub->refuse_truncate &&
+	else if (strcmp(pub->kind, PUBLICATION_TABLE) == 0 && pub->captures_truncate &&
 			 !outbox_source_is_guarded(rel))
-		detail = "It refuses TRUNCATE, which makes no events.";
+		detail = "It refuses or publishes TRUNCATE, which makes no events otherwise.";
 	if (detail != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),

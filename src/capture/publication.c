@@ -178,6 +178,37 @@ set_stream(PublicationRow *row, const PublicationSpec *spec)
 			SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull), false);
 }
 
+/*
+ * The event of a TRUNCATE speaks of all rows of a topic, so nobody else's may be
+ * there.  The topic's row is locked against somebody who is publishing to it at
+ * the same time.
+ */
+static void
+check_topic(const PublicationSpec *spec)
+{
+	static const char lock_sql[] =
+	"SELECT FROM outbox._stream WHERE server = $1 AND topic = $2 FOR NO KEY UPDATE";
+	static const char other_sql[] =
+	"SELECT name, on_truncate = 'publish' FROM outbox._publication"
+	" WHERE server = $1 AND topic = $2 AND name <> $3"
+	" AND (on_truncate = 'publish' OR $4) ORDER BY 2 DESC, 1 LIMIT 1";
+	Oid			types[4] = {TEXTOID, TEXTOID, TEXTOID, BOOLOID};
+	Datum		values[4] = {CStringGetTextDatum(spec->server), CStringGetTextDatum(spec->topic),
+		CStringGetTextDatum(spec->name),
+	BoolGetDatum(strcmp(spec->on_truncate, "publish") == 0)};
+
+	if (SPI_execute_with_args(lock_sql, 2, types, values, NULL, false, 0) != SPI_OK_SELECT ||
+		SPI_execute_with_args(other_sql, 4, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for publications of topic \"%s\"", spec->topic);
+	if (SPI_processed > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("topic \"%s\" is that of publication \"%s\" as well", spec->topic,
+						SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
+				 errdetail("With on_truncate => 'publish' a TRUNCATE speaks of all rows of the topic."),
+				 errhint("Give each table a topic of its own, or publish none of them with on_truncate => 'publish'.")));
+}
+
 /* ---------------- what changed ---------------- */
 
 /*
@@ -254,6 +285,7 @@ static void
 make_publication(const PublicationSpec *spec, PublicationRow *row)
 {
 	set_stream(row, spec);
+	check_topic(spec);
 	set_arg(row, ARG_SINCE, INT8OID, Int64GetDatum(outbox_stamp_next()), false);
 	execute(insert_sql, NARGS, row, SPI_OK_INSERT);
 }
@@ -275,6 +307,7 @@ change_publication(const PublicationSpec *spec, PublicationRow *row)
 	if (locks)
 		LockRelationOid(spec->source, ShareRowExclusiveLock);
 	set_stream(row, spec);
+	check_topic(spec);
 	execute(update_sql, ARG_STREAM + 1, row, SPI_OK_UPDATE);
 	return locks ? PUBLICATION_MEANS_MORE : PUBLICATION_MEANS_THE_SAME;
 }

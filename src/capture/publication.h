@@ -99,14 +99,14 @@ extern bool outbox_list_has(List *list, const char *name);
 /* Does the relation have the trigger that captures rows of this kind? */
 extern bool outbox_source_is_captured(Relation rel, const char *kind);
 
-/* Does it have the one that refuses TRUNCATE? */
+/* Does it have the one on TRUNCATE? */
 extern bool outbox_source_is_guarded(Relation rel);
 
 /* Create what is missing; needs ShareRowExclusiveLock on the table. */
 extern void outbox_source_create_triggers(Oid relid, const char *kind);
 extern void outbox_source_drop_triggers(Oid relid, const char *kind);
 
-/* Give the partitions that lack it the trigger that refuses TRUNCATE. */
+/* Give the partitions that lack it the trigger on TRUNCATE. */
 extern void outbox_source_guard_partitions(Oid relid);
 
 /* ---------------- the catalog (publication.c) ---------------- */

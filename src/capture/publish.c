@@ -40,14 +40,17 @@ array_arg(FunctionCallInfo fcinfo, int arg)
 }
 
 char *
-outbox_choice_check(char *value, const char *parameter, const char *first, const char *second)
+outbox_choice_check(char *value, const char *parameter, const char *first,
+					const char *second, const char *third)
 {
 	if (value == NULL)
 		return pstrdup(first);
-	if (strcmp(value, first) != 0 && strcmp(value, second) != 0)
+	if (strcmp(value, first) != 0 && strcmp(value, second) != 0 &&
+		(third == NULL || strcmp(value, third) != 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value \"%s\" for parameter \"%s\"", value, parameter),
+				 third ? errhint("Valid values are \"%s\", \"%s\" and \"%s\".", first, second, third) :
 				 errhint("Valid values are \"%s\" and \"%s\".", first, second)));
 	return value;
 }
@@ -181,10 +184,10 @@ outbox_publish(PG_FUNCTION_ARGS)
 	memset(&spec, 0, sizeof(spec));
 	spec.source = PG_GETARG_OID(ARG_SOURCE);
 	spec.kind = PUBLICATION_TABLE;
-	spec.mode = outbox_choice_check(outbox_argument_text_or_null(fcinfo, ARG_MODE), "mode", "full", "key");
+	spec.mode = outbox_choice_check(outbox_argument_text_or_null(fcinfo, ARG_MODE), "mode", "full", "key", NULL);
 	spec.on_truncate = outbox_choice_check(outbox_argument_text_or_null(fcinfo, ARG_ON_TRUNCATE), "on_truncate",
-										   "error", "ignore");
-	initial = outbox_choice_check(outbox_argument_text_or_null(fcinfo, ARG_INITIAL), "initial", "copy", "none");
+										   "error", "ignore", "publish");
+	initial = outbox_choice_check(outbox_argument_text_or_null(fcinfo, ARG_INITIAL), "initial", "copy", "none", NULL);
 	spec.skip_unchanged = !PG_ARGISNULL(ARG_SKIP_UNCHANGED) && PG_GETARG_BOOL(ARG_SKIP_UNCHANGED);
 	read_headers(&spec, fcinfo);
 

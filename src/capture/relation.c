@@ -49,7 +49,7 @@ static CapturedRelation *last_captured = NULL;	/* of the row before, in the
 
 static const char *const publications_query =
 "SELECT id, name, source, stream, mode = 'key', columns, labels, identity, partition_by,"
-"       filter, event_type, headers, with_headers, skip_unchanged, on_truncate = 'error'"
+"       filter, event_type, headers, with_headers, skip_unchanged, on_truncate"
 "  FROM outbox._publication"
 " WHERE source = ANY ($1) AND kind = 'table' ORDER BY id";
 
@@ -57,7 +57,7 @@ enum
 {
 	Q_ID = 1, Q_NAME, Q_SOURCE, Q_STREAM, Q_THIN, Q_COLUMNS, Q_LABELS, Q_IDENTITY,
 	Q_PARTITION_BY, Q_FILTER, Q_EVENT_TYPE, Q_HEADERS, Q_WITH_HEADERS,
-	Q_SKIP_UNCHANGED, Q_REFUSE_TRUNCATE
+	Q_SKIP_UNCHANGED, Q_ON_TRUNCATE
 };
 
 /* ---------------- invalidation ---------------- */
@@ -256,6 +256,14 @@ init_filter(CapturedPublication *pub, Relation rel)
 	pub->econtext = CreateStandaloneExprContext();
 }
 
+static OutboxOnTruncate
+on_truncate_from(const char *text)
+{
+	if (strcmp(text, "publish") == 0)
+		return CAPTURE_TRUNCATE_PUBLISH;
+	return strcmp(text, "ignore") == 0 ? CAPTURE_TRUNCATE_IGNORE : CAPTURE_TRUNCATE_REFUSE;
+}
+
 static void
 init_publication(CapturedPublication *pub, Relation rel, CapturedRelation *entry,
 				 HeapTuple tup, TupleDesc desc)
@@ -271,7 +279,7 @@ init_publication(CapturedPublication *pub, Relation rel, CapturedRelation *entry
 	pub->stream = DatumGetInt32(SPI_getbinval(tup, desc, Q_STREAM, &isnull));
 	pub->thin = DatumGetBool(SPI_getbinval(tup, desc, Q_THIN, &isnull));
 	pub->skip_unchanged = DatumGetBool(SPI_getbinval(tup, desc, Q_SKIP_UNCHANGED, &isnull));
-	pub->refuse_truncate = DatumGetBool(SPI_getbinval(tup, desc, Q_REFUSE_TRUNCATE, &isnull));
+	pub->on_truncate = on_truncate_from(text_column(tup, desc, Q_ON_TRUNCATE));
 	pub->filter_text = text_column(tup, desc, Q_FILTER);
 
 	init_listed_columns(&pub->identity, rel, list_column(tup, desc, Q_IDENTITY),

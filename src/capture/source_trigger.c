@@ -5,8 +5,8 @@
  *
  * A table has one row trigger for all its publications; PostgreSQL gives its
  * partitions copies of it.  A statement trigger on the table and on each of
- * its partitions refuses TRUNCATE; whether it really does is decided when it
- * fires, so that the option changes without a lock on the table.
+ * its partitions sees TRUNCATE; whether it refuses or records it is decided when
+ * it fires, so that the option changes without a lock on the table.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +27,7 @@
 #include "common/catalog.h"
 
 #define TRUNCATE_TRIGGER "outbox_truncate"
-#define TRUNCATE_FUNCTION "_refuse_truncate"
+#define TRUNCATE_FUNCTION "_capture_truncate"
 
 static const char *
 capture_function(const char *kind)

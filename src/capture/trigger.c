@@ -47,7 +47,6 @@
 #include "log/stamp.h"
 
 PG_FUNCTION_INFO_V1(outbox_capture);
-PG_FUNCTION_INFO_V1(outbox_refuse_truncate);
 
 #define CACHE_LINE_BYTES 64
 #define PREFETCH_BYTES 512
@@ -239,6 +238,41 @@ record_event_as(CapturedPublication *pub, Relation rel, OutboxOp op,
 	}
 	ev.id = (id != 0) ? id : outbox_stamp_next();
 	outbox_log_append(&ev);
+	if (unlikely(outbox_truncated != NIL))
+		outbox_truncate_forget(pub->root);
+}
+
+/*
+ * Record an event about all that the publication's topic says.  Its key is not
+ * null and it has a value, as compacted topics ask for the one and forget what
+ * lacks the other.
+ */
+void
+outbox_capture_whole(CapturedPublication *pub, Relation rel, OutboxOp op, int64 version)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(row_context);
+	OutboxEvent ev;
+
+	Assert(capturing);
+	memset(&ev, 0, sizeof(ev));
+	ev.op = op;
+	ev.version = version;
+	ev.stream = pub->stream;
+	ev.time_ms = outbox_statement_time_ms();
+	ev.key = (op == OUTBOX_OP_TRUNCATE) ? "pg_outbox.truncate" : "pg_outbox.resync";
+	ev.key_len = strlen(ev.key);
+	ev.value = "{}";
+	ev.value_len = strlen(ev.value);
+	resetStringInfo(&verbatim_buf);
+	build_headers(pub, rel);
+	if (header_buf.len > 0)
+	{
+		ev.headers = header_buf.data;
+		ev.headers_len = header_buf.len;
+	}
+	ev.id = outbox_stamp_next();
+	outbox_log_append(&ev);
+	MemoryContextSwitchTo(oldcontext);
 }
 
 /*
@@ -574,50 +608,6 @@ outbox_capture(PG_FUNCTION_ARGS)
 	PG_TRY();
 	{
 		capture_row(trigdata);
-	}
-	PG_FINALLY();
-	{
-		outbox_capture_end();
-	}
-	PG_END_TRY();
-	return PointerGetDatum(NULL);
-}
-
-static void
-refuse_truncate(Relation rel)
-{
-	CapturedRelation *captured = outbox_captured_relation(rel);
-
-	for (int i = 0; i < captured->npubs; i++)
-		if (captured->pubs[i].refuse_truncate)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("cannot truncate table \"%s\" because it is published",
-							RelationGetRelationName(rel)),
-					 errdetail("TRUNCATE makes no events: replicas would keep the rows of publication \"%s\".",
-							   captured->pubs[i].name),
-					 errhint("Use DELETE, or publish the table with on_truncate => 'ignore'.")));
-}
-
-/*
- * Whether TRUNCATE is refused is looked up here: the option changes without a
- * lock on the table, and a detached partition keeps its trigger.
- */
-Datum
-outbox_refuse_truncate(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"_refuse_truncate\" must be called as a trigger")));
-	if (!outbox_capture_enabled())
-		return PointerGetDatum(NULL);
-	outbox_capture_begin(trigdata->tg_relation);
-	PG_TRY();
-	{
-		refuse_truncate(trigdata->tg_relation);
 	}
 	PG_FINALLY();
 	{

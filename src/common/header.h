@@ -16,6 +16,12 @@
  */
 #define OUTBOX_HEADER_VERBATIM "json_verbatim"
 
+/*
+ * The header of an event that every partition gets: which one of how many this
+ * copy is for, as "0/4".
+ */
+#define OUTBOX_HEADER_PARTITION "partition"
+
 /* A header; value NULL is a header without a value.  Not NUL-terminated. */
 typedef struct OutboxHeader
 {

@@ -16,7 +16,7 @@
 
 #include "kafka/kafka.h"
 
-#define OUTBOX_KAFKA_ABI 1
+#define OUTBOX_KAFKA_ABI 2
 #define OUTBOX_KAFKA_LIBRARY "$libdir/pg_outbox_kafka"
 #define OUTBOX_KAFKA_ENTRY "outbox_kafka_library"
 
@@ -72,6 +72,8 @@ typedef struct OutboxKafkaApi
 	const char *(*producer_error) (OutboxProducer *prod);
 	void		(*producer_forget_topic) (OutboxProducer *prod, const char *topic);
 	void		(*producer_refresh_topic) (OutboxProducer *prod, const char *topic);
+	OutboxKafkaFault (*producer_partitions) (OutboxProducer *prod, const char *topic,
+											 int32 *npartitions);
 	void		(*producer_close) (OutboxProducer *prod, int timeout_ms);
 
 	OutboxConsumer *(*consumer_create) (const OutboxServerSettings *settings,

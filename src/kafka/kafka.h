@@ -36,10 +36,13 @@ typedef enum OutboxKafkaFault
 
 /* ---------------- producer ---------------- */
 
+#define OUTBOX_PARTITION_BY_KEY (-1)
+
 /* A message to send.  key or value NULL is Kafka's null. */
 typedef struct OutboxMessage
 {
 	const char *topic;			/* NUL-terminated */
+	int32		partition;		/* OUTBOX_PARTITION_BY_KEY, or which one */
 	const char *key;
 	int32		key_len;
 	const char *value;
@@ -109,6 +112,15 @@ extern void outbox_producer_forget_topic(OutboxProducer *prod, const char *topic
  * answer, 100 ms at most, and at most once a second.
  */
 extern void outbox_producer_refresh_topic(OutboxProducer *prod, const char *topic);
+
+/*
+ * How many partitions the topic has, for messages that name theirs.  Asks the
+ * brokers unless it has done so within the last second: waits 100 ms at most,
+ * so not in a transaction.  OK, FAULT_TOPIC with the reason in
+ * outbox_producer_error(), or FULL where that is not known now: try again later.
+ */
+extern OutboxKafkaFault outbox_producer_partitions(OutboxProducer *prod, const char *topic,
+												   int32 *npartitions);
 
 /*
  * End the producer: purge what is queued, wait at most timeout_ms for what is

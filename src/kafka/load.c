@@ -127,6 +127,12 @@ outbox_producer_refresh_topic(OutboxProducer *prod, const char *topic)
 	loaded_api->producer_refresh_topic(prod, topic);
 }
 
+OutboxKafkaFault
+outbox_producer_partitions(OutboxProducer *prod, const char *topic, int32 *npartitions)
+{
+	return loaded_api->producer_partitions(prod, topic, npartitions);
+}
+
 void
 outbox_producer_close(OutboxProducer *prod, int timeout_ms)
 {

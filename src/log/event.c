@@ -38,7 +38,7 @@
 char
 outbox_op_letter(OutboxOp op)
 {
-	return "\0cudr"[op];
+	return "\0cudrte"[op];
 }
 
 /* ---------------- integers ---------------- */
@@ -189,7 +189,7 @@ outbox_event_unpack(const char **pos, const char *end, OutboxEventCursor *cur,
 	memset(ev, 0, sizeof(*ev));
 	flags = (uint8) *(*pos)++;
 	ev->op = (OutboxOp) (flags & EVENT_OP_MASK);
-	if (ev->op > OUTBOX_OP_READ)
+	if (ev->op > OUTBOX_OP_END)
 		corrupted();
 	ev->id = cur->id + get_varint(pos, end);
 	ev->stream = get_count(pos, end);

@@ -19,16 +19,26 @@ typedef enum OutboxOp
 	OUTBOX_OP_CREATE,
 	OUTBOX_OP_UPDATE,
 	OUTBOX_OP_DELETE,
-	OUTBOX_OP_READ				/* a present row, read by a copy */
+	OUTBOX_OP_READ,				/* a present row, read by a copy */
+	OUTBOX_OP_TRUNCATE,			/* all rows of the topic are gone */
+	OUTBOX_OP_END				/* end of a resync: rows older than the
+								 * version are gone */
 } OutboxOp;
 
-/* 'c', 'u', 'd', 'r', or '\0' */
+/* 'c', 'u', 'd', 'r', 't', 'e', or '\0' */
 extern char outbox_op_letter(OutboxOp op);
+
+/* Does the event speak of a whole topic?  Then each partition gets it. */
+static inline bool
+outbox_op_is_broadcast(OutboxOp op)
+{
+	return op == OUTBOX_OP_TRUNCATE || op == OUTBOX_OP_END;
+}
 
 typedef struct OutboxEvent
 {
 	int64		id;				/* unique; the version of what it says */
-	int64		version;		/* 0: the id; else an older one (copies) */
+	int64		version;		/* 0: the id; else an older one (copies, END) */
 	OutboxOp	op;
 	int32		stream;			/* outbox._stream.id, or 0 and the next two */
 	const char *server;

@@ -234,6 +234,8 @@ producer_ready(RelayFlow *flow)
 static void
 entry_fault(RelayFlow *flow, RelayEntry *entry, OutboxKafkaFault fault, const char *error)
 {
+	if (entry->state == ENTRY_PARK || entry->state == ENTRY_DEAD)
+		return;					/* another copy was reported before */
 	if (fault == OUTBOX_KAFKA_FAULT_EVENT)
 	{
 		entry->state = ENTRY_DEAD;
@@ -248,6 +250,33 @@ entry_fault(RelayFlow *flow, RelayEntry *entry, OutboxKafkaFault fault, const ch
 }
 
 /*
+ * Hand an entry to the producer, or what is left of its copies.
+ */
+static OutboxKafkaFault
+send_entry(RelayFlow *flow, RelayEntry *entry, uint64 tag)
+{
+	OutboxKafkaFault fault;
+	int			nsent = 0;
+
+	if (outbox_op_is_broadcast(entry->ev.op))
+	{
+		fault = outbox_broadcast_count(entry->topic, &entry->copies);
+		if (fault == OUTBOX_KAFKA_OK)
+			fault = outbox_broadcast_send(entry->topic, &entry->ev, tag, &entry->copies, &nsent);
+	}
+	else
+	{
+		fault = outbox_send_event(flow, entry->topic->name, &entry->ev, tag);
+		nsent = (fault == OUTBOX_KAFKA_OK) ? 1 : 0;
+	}
+	if (nsent > 0)
+		entry->state = ENTRY_IN_FLIGHT;
+	entry->unreported += nsent;
+	entry->topic->in_flight += nsent;
+	return fault;
+}
+
+/*
  * Hand waiting entries to the producer.  False if the producer is unusable.
  */
 static bool
@@ -258,6 +287,8 @@ send_waiting(RelayFlow *flow)
 		RelayEntry *entry = &flow->ring[flow->sent % FLOW_RING_SIZE];
 		OutboxKafkaFault fault;
 
+		if (entry->state == ENTRY_PARK || entry->state == ENTRY_DEAD)
+			continue;			/* reported before all copies were sent */
 		if (outbox_topic_parks(entry->topic))
 		{
 			entry->state = ENTRY_PARK;
@@ -265,13 +296,9 @@ send_waiting(RelayFlow *flow)
 			continue;
 		}
 		OUTBOX_FAULT("relay.before_produce");
-		fault = outbox_send_event(flow, entry->topic->name, &entry->ev, flow->sent);
+		fault = send_entry(flow, entry, flow->sent);
 		if (fault == OUTBOX_KAFKA_OK)
-		{
-			entry->state = ENTRY_IN_FLIGHT;
-			entry->topic->in_flight++;
 			OUTBOX_FAULT("relay.after_produce");
-		}
 		else if (fault == OUTBOX_KAFKA_FULL)
 			return true;
 		else if (fault == OUTBOX_KAFKA_FAULT_CLUSTER)
@@ -280,6 +307,17 @@ send_waiting(RelayFlow *flow)
 			entry_fault(flow, entry, fault, outbox_producer_error(flow->producer));
 	}
 	return true;
+}
+
+/*
+ * A message of the entry has arrived: is it done?
+ */
+static void
+entry_reported(RelayEntry *entry)
+{
+	if (entry->state == ENTRY_IN_FLIGHT && entry->unreported == 0 &&
+		entry->copies.next == entry->copies.npartitions)
+		entry->state = ENTRY_DELIVERED;
 }
 
 /*
@@ -311,10 +349,11 @@ poll_deliveries(RelayFlow *flow, bool *progress)
 		}
 		OUTBOX_FAULT("relay.after_ack");
 		entry = &flow->ring[delivery.tag % FLOW_RING_SIZE];
-		Assert(entry->state == ENTRY_IN_FLIGHT);
+		Assert(entry->unreported > 0);
+		entry->unreported--;
 		entry->topic->in_flight--;
 		if (delivery.fault == OUTBOX_KAFKA_OK)
-			entry->state = ENTRY_DELIVERED;
+			entry_reported(entry);
 		else
 			entry_fault(flow, entry, delivery.fault, delivery.error);
 	}

@@ -64,6 +64,16 @@ typedef struct RelayTopicCounts
 	TimestampTz last_at;		/* of the last acknowledgement; 0: none */
 } RelayTopicCounts;
 
+/*
+ * How far an event for every partition has been handed to the producer; all
+ * zero: not at all.
+ */
+typedef struct RelayBroadcast
+{
+	int32		npartitions;	/* 0: not known yet */
+	int32		next;			/* partition whose copy is next */
+} RelayBroadcast;
+
 typedef struct RelayTopic
 {
 	char		name[TOPIC_NAME_SIZE];	/* hash key */
@@ -75,7 +85,7 @@ typedef struct RelayTopic
 	char	   *reason;			/* why it is stopped */
 	TimestampTz retry_at;
 	int			retry_ms;		/* back-off */
-	int			in_flight;		/* ring entries with the producer */
+	int			in_flight;		/* messages of ring entries with the producer */
 	int			to_park;		/* ring entries that settlement will park */
 	RelayTopicCounts counts;
 
@@ -91,6 +101,8 @@ typedef struct RelayTopic
 	int64		drain_bytes;
 	OutboxKafkaFault drain_fault;	/* worst report of this page */
 	char	   *drain_error;
+	bool		drain_counts;	/* an event for every partition is next, */
+	RelayBroadcast drain_copies;	/* and how far it has come */
 } RelayTopic;
 
 /* ---------------- the ring ---------------- */
@@ -106,7 +118,7 @@ typedef struct RelayPage
 typedef enum EntryState
 {
 	ENTRY_WAITING,				/* read, not handed to the producer yet */
-	ENTRY_IN_FLIGHT,
+	ENTRY_IN_FLIGHT,			/* handed over, also if not all copies are */
 	ENTRY_DELIVERED,
 	ENTRY_PARK,					/* goes to the parked log at settlement */
 	ENTRY_DEAD					/* becomes a dead letter at settlement */
@@ -129,6 +141,8 @@ typedef struct RelayEntry
 	RelayTopic *topic;
 	RelayPage  *page;
 	char	   *error;			/* DEAD: why, in the flow's context */
+	int			unreported;		/* messages with the producer */
+	RelayBroadcast copies;		/* where every partition gets one */
 	OutboxEvent ev;				/* strings in the page */
 } RelayEntry;
 
@@ -259,7 +273,7 @@ extern void outbox_streams_reload(void);
 extern bool outbox_stream_lookup(int32 stream, const char **server, const char **topic);
 
 /* send.c */
-#define MESSAGE_MAX_HEADERS (OUTBOX_MAX_HEADERS + 14)
+#define MESSAGE_MAX_HEADERS (OUTBOX_MAX_HEADERS + 15)
 
 /* Headers as they are sent; some point into the struct, some into the event. */
 typedef struct OutboxMessageHeaders
@@ -268,12 +282,23 @@ typedef struct OutboxMessageHeaders
 	char		id[MAXINT8LEN + 1];
 	char		version[MAXINT8LEN + 1];
 	char		op;
+	char		partition[2 * MAXINT8LEN + 2];
 } OutboxMessageHeaders;
 
 /* Fill in the event's own and those that the relay adds; returns how many. */
 extern int	outbox_message_headers(const OutboxEvent *ev, OutboxMessageHeaders *headers);
 extern OutboxKafkaFault outbox_send_event(RelayFlow *flow, const char *topic,
 										  const OutboxEvent *ev, uint64 tag);
+
+extern OutboxKafkaFault outbox_send_copy(RelayFlow *flow, const char *topic,
+										 const OutboxEvent *ev, int32 partition,
+										 int32 npartitions, uint64 tag);
+
+/* broadcast.c */
+extern void outbox_broadcast_reset(RelayBroadcast *copies);
+extern OutboxKafkaFault outbox_broadcast_count(RelayTopic *topic, RelayBroadcast *copies);
+extern OutboxKafkaFault outbox_broadcast_send(RelayTopic *topic, const OutboxEvent *ev,
+											  uint64 tag, RelayBroadcast *copies, int *nsent);
 
 /* relay.c: a server that an event names and that no flow may serve yet */
 extern void outbox_relay_discover(const char *server, int len);

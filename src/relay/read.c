@@ -358,6 +358,8 @@ entry_add(RelayFlow *flow, int64 stamp, const OutboxEvent *ev)
 	entry->topic = topic;
 	entry->page = flow->page;
 	entry->error = NULL;
+	entry->unreported = 0;
+	outbox_broadcast_reset(&entry->copies);
 	entry->ev = *ev;
 	flow->page->users++;
 	flow->tail++;

@@ -43,7 +43,7 @@ outbox_message_headers(const OutboxEvent *ev, OutboxMessageHeaders *headers)
 	int			n = 0;
 
 	headers->op = outbox_op_letter(ev->op);
-	while (pos != NULL && n < MESSAGE_MAX_HEADERS - 3)
+	while (pos != NULL && n < MESSAGE_MAX_HEADERS - 4)
 	{
 		OutboxHeader *h = &headers->header[n];
 		int32		name_len;
@@ -63,20 +63,46 @@ outbox_message_headers(const OutboxEvent *ev, OutboxMessageHeaders *headers)
 	return n;
 }
 
-OutboxKafkaFault
-outbox_send_event(RelayFlow *flow, const char *topic, const OutboxEvent *ev, uint64 tag)
+static OutboxKafkaFault
+send_message(RelayFlow *flow, const char *topic, const OutboxEvent *ev, int32 partition,
+			 const OutboxMessageHeaders *headers, int nheaders, uint64 tag)
 {
 	OutboxMessage msg;
-	OutboxMessageHeaders headers;
 
 	msg.topic = topic;
+	msg.partition = partition;
 	msg.key = ev->key;
 	msg.key_len = ev->key_len;
 	msg.value = ev->value;
 	msg.value_len = ev->value_len;
 	msg.timestamp_ms = clamp_time(ev->time_ms);
-	msg.headers = headers.header;
-	msg.nheaders = outbox_message_headers(ev, &headers);
+	msg.headers = headers->header;
+	msg.nheaders = nheaders;
 	msg.tag = tag;
 	return outbox_producer_send(flow->producer, &msg);
+}
+
+OutboxKafkaFault
+outbox_send_event(RelayFlow *flow, const char *topic, const OutboxEvent *ev, uint64 tag)
+{
+	OutboxMessageHeaders headers;
+	int			n = outbox_message_headers(ev, &headers);
+
+	return send_message(flow, topic, ev, OUTBOX_PARTITION_BY_KEY, &headers, n, tag);
+}
+
+/*
+ * One of the copies of an event that every partition gets.
+ */
+OutboxKafkaFault
+outbox_send_copy(RelayFlow *flow, const char *topic, const OutboxEvent *ev,
+				 int32 partition, int32 npartitions, uint64 tag)
+{
+	OutboxMessageHeaders headers;
+	int			n = outbox_message_headers(ev, &headers);
+
+	n += set_header(&headers.header[n], OUTBOX_HEADER_PARTITION, headers.partition,
+					snprintf(headers.partition, sizeof(headers.partition), "%d/%d",
+							 partition, npartitions));
+	return send_message(flow, topic, ev, partition, &headers, n, tag);
 }

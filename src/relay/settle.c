@@ -38,8 +38,9 @@ entry_settles(const RelayEntry *entry)
 	switch (entry->state)
 	{
 		case ENTRY_DELIVERED:
-		case ENTRY_DEAD:
 			return true;
+		case ENTRY_DEAD:
+			return entry->unreported == 0;
 		case ENTRY_PARK:
 			return entry->topic->in_flight == 0;
 		default:

@@ -115,6 +115,8 @@ outbox_topic_reset(RelayTopic *topic)
 	topic->to_park = 0;
 	topic->drain_in_flight = 0;
 	topic->drain_fault = OUTBOX_KAFKA_OK;
+	topic->drain_counts = false;
+	outbox_broadcast_reset(&topic->drain_copies);
 	if (topic->state == TOPIC_PROBING || topic->state == TOPIC_DRAINING)
 		topic->state = TOPIC_STOPPED;
 }
@@ -351,6 +353,56 @@ drain_read(RelayTopic *topic)
 }
 
 /*
+ * Send a parked event.  False if it has to wait: for room in the producer, or,
+ * if every partition gets a copy, for the next turn, in which they are counted
+ * before the transaction begins.
+ */
+static bool
+drain_event(RelayTopic *topic, const OutboxEvent *ev, OutboxKafkaFault *fault)
+{
+	uint64		tag = TAG_PARKED | topic->index;
+	int			nsent = 0;
+
+	if (outbox_op_is_broadcast(ev->op))
+	{
+		topic->drain_counts = topic->drain_copies.npartitions == 0;
+		if (topic->drain_counts)
+			return false;
+		*fault = outbox_broadcast_send(topic, ev, tag, &topic->drain_copies, &nsent);
+		if (*fault != OUTBOX_KAFKA_FULL)
+			outbox_broadcast_reset(&topic->drain_copies);
+	}
+	else
+	{
+		*fault = outbox_send_event(topic->flow, topic->name, ev, tag);
+		nsent = (*fault == OUTBOX_KAFKA_OK) ? 1 : 0;
+	}
+	topic->drain_in_flight += nsent;
+	return *fault != OUTBOX_KAFKA_FULL;
+}
+
+/*
+ * Before a page that begins with an event for every partition.  False if they
+ * cannot be counted now.
+ */
+static bool
+drain_count(RelayTopic *topic)
+{
+	OutboxKafkaFault fault;
+
+	if (!topic->drain_counts)
+		return true;
+	fault = outbox_broadcast_count(topic, &topic->drain_copies);
+	topic->drain_counts = fault != OUTBOX_KAFKA_OK;
+	if (fault == OUTBOX_KAFKA_FAULT_TOPIC)
+	{
+		topic->drain_counts = false;
+		outbox_topic_stop(topic, outbox_producer_error(topic->flow->producer));
+	}
+	return fault == OUTBOX_KAFKA_OK;
+}
+
+/*
  * Read and send the next page.  Returns how many were read; how many of them
  * went to the producer is topic->ndrain_ids.
  */
@@ -383,8 +435,7 @@ drain_send(RelayTopic *topic)
 		OutboxKafkaFault fault;
 
 		outbox_event_unpack(&pos, pos + VARSIZE_ANY_EXHDR(packed), &cur, &ev);
-		fault = outbox_send_event(topic->flow, topic->name, &ev, TAG_PARKED | topic->index);
-		if (fault == OUTBOX_KAFKA_FULL)
+		if (!drain_event(topic, &ev, &fault))
 			break;
 		if (fault == OUTBOX_KAFKA_FAULT_CLUSTER)
 		{
@@ -395,11 +446,11 @@ drain_send(RelayTopic *topic)
 		topic->drain_id = ev.id;
 		topic->drain_ids[topic->ndrain_ids++] = ev.id;
 		topic->drain_bytes += ev.key_len + (int64) ev.value_len;
-		topic->drain_in_flight++;
 		if (fault != OUTBOX_KAFKA_OK)
 		{
 			OutboxDelivery failed = {0};
 
+			topic->drain_in_flight++;	/* which that report takes back */
 			failed.fault = fault;
 			failed.error = outbox_producer_error(topic->flow->producer);
 			outbox_topic_delivery(topic, &failed);
@@ -521,6 +572,10 @@ outbox_topic_run(RelayTopic *topic)
 	if (!drain_due(topic))
 		return false;
 	outbox_producer_refresh_topic(topic->flow->producer, topic->name);
+	if (topic->state == TOPIC_STOPPED)
+		outbox_broadcast_reset(&topic->drain_copies);
+	if (!drain_count(topic))
+		return false;
 
 	StartTransactionCommand();
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
@@ -543,7 +598,7 @@ outbox_topic_run(RelayTopic *topic)
 
 	if (topic->state != TOPIC_STOPPED && nread == 0 && topic->to_park == 0)
 		topic_go_live(topic);
-	return topic->ndrain_ids > 0 || topic->state != before;
+	return topic->ndrain_ids > 0 || topic->drain_counts || topic->state != before;
 }
 
 /*

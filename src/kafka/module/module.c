@@ -38,6 +38,7 @@ static const OutboxKafkaApi api = {
 	.producer_error = producer_error,
 	.producer_forget_topic = producer_forget_topic,
 	.producer_refresh_topic = producer_refresh_topic,
+	.producer_partitions = producer_partitions,
 	.producer_close = producer_close,
 
 	.consumer_create = consumer_create,

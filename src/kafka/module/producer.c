@@ -45,7 +45,8 @@ typedef struct TopicEntry
 	char		name[TOPIC_NAME_SIZE];	/* hash key */
 	rd_kafka_topic_t *rkt;
 	bool		faulty;			/* refused a message since it last took one */
-	TimestampTz refreshed_at;	/* when the brokers were last asked about it */
+	TimestampTz refreshed_at;	/* when the brokers were last asked about it, */
+	int32		npartitions;	/* and what they said; 0: nothing */
 } TopicEntry;
 
 struct OutboxProducer
@@ -253,6 +254,7 @@ topic_open(OutboxProducer *prod, const char *name)
 		topic->rkt = NULL;
 		topic->faulty = false;
 		topic->refreshed_at = 0;
+		topic->npartitions = 0;
 	}
 	if (topic->rkt == NULL)
 		topic->rkt = rd_kafka_topic_new(prod->client.rk, name, NULL);
@@ -292,11 +294,17 @@ topic_refresh(OutboxProducer *prod, TopicEntry *topic)
 	if (!TimestampDifferenceExceeds(topic->refreshed_at, now, TOPIC_REFRESH_MS))
 		return;
 	topic->refreshed_at = now;
+	topic->npartitions = 0;
 	if (rd_kafka_metadata(prod->client.rk, 0, topic->rkt, &md, TOPIC_WAIT_MS) !=
 		RD_KAFKA_RESP_ERR_NO_ERROR)
 		return;
 	topic->faulty = md->topic_cnt != 1 ||
 		md->topics[0].err != RD_KAFKA_RESP_ERR_NO_ERROR;
+	if (topic->faulty)
+		strlcpy(prod->error, md->topic_cnt == 1 ? rd_kafka_err2str(md->topics[0].err) :
+				"the brokers do not tell of the topic", sizeof(prod->error));
+	else
+		topic->npartitions = md->topics[0].partition_cnt;
 	rd_kafka_metadata_destroy(md);
 }
 
@@ -325,6 +333,26 @@ producer_refresh_topic(OutboxProducer *prod, const char *name)
 
 	if (topic != NULL && topic->faulty)
 		topic_refresh(prod, topic);
+}
+
+OutboxKafkaFault
+producer_partitions(OutboxProducer *prod, const char *name, int32 *npartitions)
+{
+	TopicEntry *topic = topic_find(prod, name);
+	const char *reason;
+
+	if (topic == NULL)
+	{
+		strlcpy(prod->error, "invalid topic name", sizeof(prod->error));
+		return OUTBOX_KAFKA_FAULT_TOPIC;
+	}
+	if (!producer_connected(prod, &reason))
+		return OUTBOX_KAFKA_FULL;
+	topic_refresh(prod, topic);
+	*npartitions = topic->npartitions;
+	if (topic->npartitions > 0)
+		return OUTBOX_KAFKA_OK;
+	return topic->faulty ? OUTBOX_KAFKA_FAULT_TOPIC : OUTBOX_KAFKA_FULL;
 }
 
 /* ---------------- sending ---------------- */
@@ -356,7 +384,7 @@ message_enqueue(OutboxProducer *prod, TopicEntry *topic, const OutboxMessage *ms
 	rd_kafka_headers_t *hdrs = headers_build(msg);
 	rd_kafka_resp_err_t err;
 	rd_kafka_error_t *error;
-	rd_kafka_vu_t vu[7];
+	rd_kafka_vu_t vu[8];
 	int			n = 0;
 
 	vu[n].vtype = RD_KAFKA_VTYPE_RKT;
@@ -373,6 +401,11 @@ message_enqueue(OutboxProducer *prod, TopicEntry *topic, const OutboxMessage *ms
 	vu[n++].u.i64 = msg->timestamp_ms;
 	vu[n].vtype = RD_KAFKA_VTYPE_OPAQUE;
 	vu[n++].u.ptr = (void *) (uintptr_t) msg->tag;
+	if (msg->partition != OUTBOX_PARTITION_BY_KEY)
+	{
+		vu[n].vtype = RD_KAFKA_VTYPE_PARTITION;
+		vu[n++].u.i32 = msg->partition;
+	}
 	if (hdrs != NULL)
 	{
 		vu[n].vtype = RD_KAFKA_VTYPE_HEADERS;

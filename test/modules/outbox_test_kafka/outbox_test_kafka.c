@@ -177,7 +177,7 @@ send_result(OutboxKafkaFault fault)
 Datum
 test_producer_send(PG_FUNCTION_ARGS)
 {
-	OutboxMessage msg = {0};
+	OutboxMessage msg = {.partition = OUTBOX_PARTITION_BY_KEY};
 	OutboxHeader *headers = NULL;
 	char	  **strings;
 
@@ -213,7 +213,7 @@ test_producer_send(PG_FUNCTION_ARGS)
 Datum
 test_producer_burst(PG_FUNCTION_ARGS)
 {
-	OutboxMessage msg = {0};
+	OutboxMessage msg = {.partition = OUTBOX_PARTITION_BY_KEY};
 	OutboxKafkaFault fault = OUTBOX_KAFKA_OK;
 	int64		from = PG_GETARG_INT64(2);
 	int64		to = PG_GETARG_INT64(3);
