@@ -64,3 +64,144 @@ SELECT pg_catalog.pg_extension_config_dump('outbox._copy', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox._unrecorded', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox._tombstone', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = target)');
 ALTER TABLE outbox._dead_letter ALTER COLUMN target TYPE regclass;
+
+-- What else is new.
+
+-- What workers wait for, of each server.
+CREATE FUNCTION outbox._waiting_servers(
+	OUT worker text,
+	OUT server text,
+	OUT unreachable boolean,
+	OUT reason text,
+	OUT since timestamptz)
+RETURNS SETOF record
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'outbox_waiting_servers';
+COMMENT ON FUNCTION outbox._waiting_servers() IS
+'Kafka servers that a worker of this database cannot go on with: unreachable, no broker answers, reason being what the client says of it; else reason says what is waited for.';
+REVOKE ALL ON FUNCTION outbox._waiting_servers() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox._waiting_servers() TO pg_monitor;
+
+CREATE OR REPLACE VIEW outbox.stat_servers AS
+SELECT p.server, p.events - coalesce(r.settled_events, 0) AS settled_events, p.at AS last_settled_at,
+	b.events AS backlog_events, b.oldest AS oldest_event_at,
+	extract(epoch FROM pg_catalog.clock_timestamp() - b.oldest)::float8 AS lag_seconds,
+	r.at AS stats_reset,
+	CASE WHEN NOT EXISTS (
+		SELECT FROM pg_catalog.pg_foreign_server AS s JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid = s.srvfdw
+		WHERE s.srvname = p.server AND w.fdwname = 'outbox_kafka') THEN 'the server does not exist' END AS problem
+FROM outbox._positions() AS p JOIN outbox._backlog() AS b USING (server)
+	LEFT JOIN outbox._reset_server AS r USING (server);
+COMMENT ON VIEW outbox.stat_servers IS 'one row per server that events were published to: events settled (acknowledged, parked or dead) since the server was first used or outbox.stat_reset(), events in the log not settled yet, and the age in seconds of the oldest of them (null: none); problem says that the server was dropped: its events are parked until there is one of its name again';
+
+CREATE OR REPLACE VIEW outbox.status AS
+WITH w AS MATERIALIZED (SELECT * FROM outbox._workers())
+SELECT 'worker' AS kind, w.worker AS name, w.state,
+	CASE WHEN w.state IN ('running', 'idle') THEN 'ok'
+		 WHEN w.state IN ('paused', 'stopped') THEN w.state
+		 WHEN w.last_error IS NOT NULL AND w.pid IS NULL THEN 'failing' ELSE 'waiting' END AS health,
+	w.waiting_for, NULL::bigint AS backlog, NULL::float8 AS lag_seconds,
+	w.last_error, w.last_error_at
+FROM w
+UNION ALL
+SELECT 'server', v.server,
+	CASE WHEN v.problem IS NOT NULL THEN 'dropped' WHEN q.unreachable THEN 'unreachable' WHEN q.server IS NOT NULL THEN 'waiting'
+		 WHEN w.pid IS NULL THEN w.state ELSE 'publishing' END,
+	CASE WHEN v.problem IS NOT NULL THEN CASE WHEN v.backlog_events > 0 OR EXISTS (
+			SELECT FROM outbox._stream AS t JOIN outbox._parked AS k ON k.stream = t.id WHERE t.server = v.server) THEN 'stopped' ELSE 'ok' END
+		 WHEN q.unreachable THEN 'unreachable' WHEN q.server IS NOT NULL THEN 'waiting'
+		 WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state
+		 WHEN v.lag_seconds > 60 THEN 'late' ELSE 'ok' END,
+	CASE WHEN v.problem IS NOT NULL THEN 'CREATE SERVER' WHEN q.unreachable THEN 'a broker that answers' WHEN q.server IS NOT NULL THEN q.reason
+		 WHEN w.pid IS NULL THEN 'the relay' END,
+	v.backlog_events, v.lag_seconds, coalesce(v.problem, CASE WHEN q.unreachable THEN q.reason END), CASE WHEN q.unreachable THEN q.since END
+FROM outbox.stat_servers AS v JOIN w ON w.worker = 'relay'
+	LEFT JOIN outbox._waiting_servers() AS q ON q.worker = 'relay' AND q.server = v.server
+UNION ALL
+SELECT 'publication', p.name, p.state,
+	CASE WHEN p.problem IS NOT NULL THEN 'broken' WHEN p.state = 'live' THEN 'ok' ELSE p.state END,
+	CASE WHEN p.state = 'incomplete' THEN 'a copy that ends, of changes that were not recorded' END,
+	NULL, NULL, p.problem, NULL
+FROM outbox.publications AS p
+UNION ALL
+SELECT 'topic', t.topic, t.state, CASE t.state WHEN 'live' THEN 'ok' WHEN 'paused' THEN 'paused' ELSE 'stopped' END,
+	NULL, t.parked_events, NULL, t.reason, t.since
+FROM outbox.stat_topics AS t
+UNION ALL
+SELECT 'copy', c.publication, c.state,
+	CASE WHEN c.error IS NOT NULL THEN 'failing'
+		 WHEN k.all_read AND c.pending > 0 THEN 'waiting' ELSE 'ok' END,
+	CASE WHEN c.retry_at IS NOT NULL AND c.error IS NOT NULL THEN 'the next attempt at ' || c.retry_at
+		 WHEN k.all_read AND c.pending > 0 THEN coalesce(
+			'the end of transactions that were changing ' || c.pending || ' rows: '
+			|| (SELECT pg_catalog.string_agg(u.updater::text, ', ' ORDER BY u.updater)
+				FROM outbox._copy_updaters AS u WHERE u.publication = c.publication AND NOT u.ended),
+			'the relay; ' || c.pending || ' rows are pending')
+		 ELSE 'the relay; ' || c.rows || ' rows so far' END,
+	CASE WHEN c.estimated_rows IS NOT NULL THEN greatest(c.estimated_rows - c.rows, 0) END, NULL, c.error, NULL
+FROM outbox.copies AS c JOIN outbox._copy AS k USING (publication)
+WHERE c.state = 'running'
+UNION ALL
+SELECT 'subscription', s.name,
+	CASE WHEN s.state <> 'running' THEN s.state WHEN q.server IS NOT NULL THEN 'unreachable'
+		 WHEN w.pid IS NULL THEN w.state ELSE s.state END,
+	CASE WHEN s.state <> 'running' THEN s.state WHEN q.server IS NOT NULL THEN 'unreachable'
+		 WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state
+		 WHEN s.waiting_for IS NOT NULL THEN 'waiting' ELSE 'ok' END,
+	CASE WHEN s.state <> 'running' THEN NULL WHEN q.server IS NOT NULL THEN 'a broker that answers'
+		 WHEN w.pid IS NULL THEN 'the applier' ELSE s.waiting_for END,
+	(SELECT pg_catalog.sum(greatest(o.high_watermark - o.next_offset, 0))::bigint
+	 FROM outbox._offset AS o WHERE o.subscription = s.name AND s.state = 'running' AND w.pid IS NOT NULL AND q.server IS NULL
+	 HAVING pg_catalog.bool_and(o.high_watermark IS NOT NULL)), NULL,
+	CASE WHEN s.state <> 'running' THEN s.stopped_reason ELSE q.reason END,
+	CASE WHEN s.state <> 'running' THEN s.stopped_at ELSE q.since END
+FROM outbox.subscriptions AS s JOIN w ON w.worker = 'applier'
+	LEFT JOIN outbox._waiting_servers() AS q ON q.worker = 'applier' AND q.server = s.server
+UNION ALL
+SELECT 'dead letters', d.direction, 'waiting', 'attention', NULL, pg_catalog.count(*), NULL,
+	(pg_catalog.array_agg(d.message ORDER BY d.id DESC))[1], pg_catalog.max(d.last_at)
+FROM outbox._dead_letter AS d WHERE d.state = 'dead' GROUP BY d.direction
+UNION ALL
+SELECT 'log', 'event log', 'open',
+	CASE WHEN l.limit_bytes IS NULL OR l.bytes < 0.8 * l.limit_bytes THEN 'ok'
+		 WHEN l.bytes < l.limit_bytes THEN 'nearly full' ELSE 'full' END,
+	l.held_by, l.bytes, NULL, NULL, NULL
+FROM outbox.stat_log AS l;
+COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting (waiting_for says what for), late (over a minute), unreachable (no broker of the server answers, since last_error_at), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (null: not known, as of a subscription that does not read; log: bytes; copy: rows left, estimated, 0 if there are more than estimated), lag in seconds';
+DROP FUNCTION outbox._silent_servers();
+
+-- TRUNCATE as an event, and the ends of resyncs.
+ALTER TABLE outbox._publication DROP CONSTRAINT _publication_on_truncate_check;
+ALTER TABLE outbox._publication ADD CONSTRAINT _publication_on_truncate_check CHECK (on_truncate IN ('error', 'ignore', 'publish'));
+ALTER FUNCTION outbox._refuse_truncate() RENAME TO _capture_truncate;
+CREATE OR REPLACE FUNCTION outbox._capture_truncate() RETURNS trigger
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_capture_truncate';
+COMMENT ON FUNCTION outbox._capture_truncate() IS 'trigger of captured tables: refuses TRUNCATE, or records one event of it per publication, as outbox.publish was told';
+COMMENT ON FUNCTION outbox._table_altered() IS 'publications follow a column''s new name; partitions get the trigger on TRUNCATE';
+COMMENT ON FUNCTION outbox.publish(regclass, text, text, text[], text, text[], text, text, jsonb, text, text, text, text, boolean, text[]) IS
+'publishes every committed change of a table, and by default the rows it has now, to a topic; returns the publication''s name. Calling it again makes the publication what the call says. topic: default pg_outbox.default_topic; name: default the table''s, with its schema unless that is public; columns: published ones, "name" or "name AS other", default all; mode: full (the row) or key (its identity only); partition_by: columns of the message key, default the identity; filter: boolean expression over the row''s columns, a row that leaves it is deleted, one that enters it created; event_type: header type; headers: fixed ones, an object; initial: copy or none, also where a later call changes server, topic, mode, columns, identity or filter; server: default pg_outbox.default_server; identity: name of a unique index, default the primary key; on_truncate: error (TRUNCATE is refused), ignore (replicas keep the rows) or publish (an event with op t, which every partition gets; replicas delete what is older; not of a partition alone, and only where nothing else is published to the topic); skip_unchanged: no event if no published column changed; with_headers: of source, txid; default pg_outbox.default_with_headers. Needs the table''s ownership and USAGE on the server; waits for transactions that are writing to the table (lock_timeout applies) at first, and when server, topic, mode, columns, identity or filter change. Errors: 22004, 42P01, 42501, 42704, 42809, 42703, 55000, 22023, 42602, 0A000, 42P17, 42P20, 42803';
+ALTER TYPE outbox.apply_result ADD VALUE 'swept';
+ALTER TYPE outbox.apply_result ADD VALUE 'marked';
+COMMENT ON TYPE outbox.apply_result IS
+'what became of an event: applied = the row was inserted or updated; deleted = the row is gone, or was never there, and later events of the key that are older will be stale; stale = a newer version of the key, or its newer delete, was there already, or came in the same batch; duplicate = this very version was there already; suppressed = a BEFORE trigger of the target refused the row; swept = all rows older than the event were deleted, and older events will be stale (op t, or the last mark of a resync); marked = the end of a resync in one partition was noted, those of others are still to come';
+COMMENT ON FUNCTION outbox.apply(regclass, text, text, jsonb) IS
+'apply one event, as a consumer received it, to a replica: a row only moves forward. value: the row as a JSON object, null for a delete. headers: an object, or an array of pairs; "op" is c, u, r (upsert), d (delete), t (all rows older than the version are deleted) or e (the same, once it has come for all partitions that header "partition", as 0/4, tells of), without it a null value is a delete; the version is header "version", else header "id", else the version column in the value; header "json_verbatim", a JSON array of names, says which columns of type json and jsonb are taken as they stand, null being JSON''s null then. Needs SELECT, INSERT, UPDATE and DELETE on the target. Errors: class 22 for a bad event, 54000 for a value beyond a limit of its type, 42703 if it lacks a column of the target or a field of its composite type, 0A000 if row-level security policies of the target apply to the caller, 40001 under REPEATABLE READ and up if the key changed meanwhile, and whatever the target''s constraints and triggers raise';
+
+-- Kept for as long as the target, unlike tombstones: one row stands for all.
+CREATE TABLE outbox._floor (
+	target regclass PRIMARY KEY,
+	version bigint NOT NULL,
+	raised_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE outbox._floor IS 'versions below which every event of a replica is stale, since a TRUNCATE or a resync of its source; internal';
+SELECT pg_catalog.pg_extension_config_dump('outbox._floor', '');
+
+CREATE TABLE outbox._mark (
+	target regclass NOT NULL,
+	partition int NOT NULL,
+	version bigint NOT NULL,
+	noted_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (target, partition)
+);
+COMMENT ON TABLE outbox._mark IS 'ends of a resync that have come, by partition of the topic, until all have; version: what is older is to go then; internal';
+SELECT pg_catalog.pg_extension_config_dump('outbox._mark', '');

@@ -149,14 +149,15 @@ INSERT INTO expected VALUES
 	('_log_rows', $$SELECT * FROM outbox._log_rows()$$, '--- --+', '--- --+'),
 	('_log_space', $$SELECT * FROM outbox._log_space()$$, '--- --+', '--- --+'),
 	('_workers', $$SELECT * FROM outbox._workers()$$, '--- +-+', '--- +-+'),
-	('_silent_servers', $$SELECT * FROM outbox._silent_servers()$$, '--- +-+', '--- +-+'),
+	('_waiting_servers', $$SELECT * FROM outbox._waiting_servers()$$, '--- +-+', '--- +-+'),
 	('_positions', $$SELECT * FROM outbox._positions()$$, '--- +-+', '--- +-+'),
 	('_backlog', $$SELECT * FROM outbox._backlog()$$, '--- +-+', '--- +-+'),
 	('_log_usage', $$SELECT * FROM outbox._log_usage()$$, '--- +-+', '--- +-+'),
 	-- what only a trigger may call says so to everybody; made by hand it does no harm
 	('_capture', 'SELECT outbox._capture()', '39P0139P0139P01 39P0139P0139P01', NULL),
 	('_capture_adopted', 'SELECT outbox._capture_adopted()', '39P0139P0139P01 39P0139P0139P01', NULL),
-	('_refuse_truncate', 'SELECT outbox._refuse_truncate()', '39P0139P0139P01 39P0139P0139P01', NULL),
+	('_capture_truncate', 'SELECT outbox._capture_truncate()', '39P0139P0139P01 39P0139P0139P01', NULL),
+	('_keep_restored', 'SELECT outbox._keep_restored()', '--- --39P01', NULL),
 	('_table_altered', 'SELECT outbox._table_altered()', '39P0339P0339P03 39P0339P0339P03', NULL),
 	('_objects_dropped', 'SELECT outbox._objects_dropped()', '39P0339P0339P03 39P0339P0339P03', NULL),
 	('_server_altering', 'SELECT outbox._server_altering()', '39P0339P0339P03 39P0339P0339P03', NULL),
@@ -191,7 +192,7 @@ INSERT INTO relation VALUES
 	('_parked', '--- --+'), ('_paused', '--- --+'), ('_position_0', '--- --+'), ('_position_1', '--- --+'),
 	('_publication', '--- --+'), ('_reset_server', '--- --+'), ('_reset_subscription', '--- --+'), ('_reset_topic', '--- --+'),
 	('_stream', '--- --+'), ('_subscription', '--- --+'), ('_tombstone', '--- --+'), ('_topic_stat', '--- --+'),
-	('_unrecorded', '--- --+'), ('_waiting', '--- --+'),
+	('_unrecorded', '--- --+'), ('_restored_log', '--- --+'), ('_restored_position', '--- --+'), ('_floor', '--- --+'), ('_mark', '--- --+'), ('_waiting', '--- --+'),
 	('_dead_letter_id_seq', '--- --+'), ('_log_current', '--- --+'), ('_publication_id_seq', '--- --+'), ('_stamp', '--- --+'),
 	('_stamp_fence', '--- --+'), ('_stream_id_seq', '--- --+'), ('_subscription_id_seq', '--- --+');
 SELECT set_eq($$SELECT relname::text FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'v', 'm', 'S', 'p', 'f')$$,
@@ -206,7 +207,7 @@ SELECT is_empty($$SELECT name, readers, a FROM relation, pg_temp.answers('SELECT
 SELECT is_empty($$SELECT name, statement, a FROM relation JOIN pg_class AS c ON c.oid = ('outbox.' || quote_ident(name))::regclass,
 		unnest(CASE relkind WHEN 'S' THEN ARRAY['SELECT nextval(%2$L)', 'SELECT setval(%2$L, 7)', 'SELECT currval(%2$L)'] ELSE
 			ARRAY['DELETE FROM outbox.%2$I', 'INSERT INTO outbox.%2$I DEFAULT VALUES', 'TRUNCATE outbox.%2$I', 'LOCK TABLE outbox.%2$I IN ROW EXCLUSIVE MODE',
-			'CREATE TRIGGER t AFTER INSERT ON outbox.%2$I EXECUTE FUNCTION outbox._refuse_truncate()',
+			'CREATE TRIGGER t AFTER INSERT ON outbox.%2$I EXECUTE FUNCTION outbox._capture_truncate()',
 			'DROP TABLE outbox.%2$I', 'ALTER TABLE outbox.%2$I OWNER TO %1$I'] END) AS statement,
 		pg_temp.answers(statement, CASE relkind WHEN 'S' THEN 'outbox.' || name ELSE name END) AS a
 	WHERE regexp_replace(a, '\+$', '') LIKE '%+%'$$,

@@ -200,21 +200,22 @@ is(scalar keys %ids, 300, 'with the ids that the copies have sent');
 
 # ---- amid a large transaction: a position between two of its events ---------------------
 
+# more than the relay can have under way at once
 $topic{large} = unique_topic('large');
-topic_create($broker, $topic{large}, 1);
+topic_create($broker, $topic{large}, 4);
 outbox_install($node, 'large', $broker);
 fault($node, 'relay.after_settle=wait');
-$node->safe_psql('large', "SELECT count(outbox.emit('$topic{large}', g::text, 'v')) FROM generate_series(1, 20000) g");
-is_soon($node, 'large', 'SELECT settled_events BETWEEN 1 AND 19999 FROM outbox.stat_servers', 't', 'a part is settled');
+$node->safe_psql('large', "SELECT count(outbox.emit('$topic{large}', g::text, 'v')) FROM generate_series(1, 80000) g");
+is_soon($node, 'large', 'SELECT settled_events BETWEEN 1 AND 79999 FROM outbox.stat_servers', 't', 'a part is settled');
 is($node->safe_psql('large', 'SELECT target IS NOT NULL AND id > 0 FROM outbox._positions()'), 't', 'of a batch');
-my $left = 20000 - $node->safe_psql('large', 'SELECT settled_events FROM outbox.stat_servers');
+my $left = 80000 - $node->safe_psql('large', 'SELECT settled_events FROM outbox.stat_servers');
 $node->command_ok([ 'pg_dump', '-Fc', '-f', "$dir/custom", $node->connstr('large') ], 'dump');
 restore($other, 'large');
 ($rc, $out, $err) = $other->psql('large', 'SELECT outbox.resume()');
 like($err, qr/ $left events that had not been sent/, 'what was settled is not sent again');
 is_soon($other, 'large', 'SELECT parked_events FROM outbox.stat_topics', '0', 'the rest is sent');
 %ids = map { $_->{headers}{id} => 1 } topic_read($broker, $topic{large});
-is(scalar keys %ids, 20000, 'and nothing is missing');
+is(scalar keys %ids, 80000, 'and nothing is missing');
 no_faults($node);
 
 # ---- versions are above those of the dump, whatever the clock says ----------------------
