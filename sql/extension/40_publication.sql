@@ -188,6 +188,15 @@ CREATE VIEW outbox.publications WITH (security_barrier) AS
 						 WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
 					= (SELECT pg_catalog.array_agg(n ORDER BY n::name) FROM pg_catalog.unnest(p.identity) n))
 				THEN 'no unique index on the identity'
+			WHEN c.relkind = 'p' THEN (
+				WITH RECURSIVE parts AS (
+					SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = c.oid
+					UNION ALL
+					SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN parts ON parts.inhrelid = i.inhparent)
+				SELECT pg_catalog.min(CASE WHEN r.relpersistence <> 'p' THEN 'a partition is unlogged: a crash empties it and makes no events'
+					WHEN x.tgenabled NOT IN ('O', 'A') THEN 'the trigger that captures changes is disabled in a partition' END)
+				FROM parts JOIN pg_catalog.pg_class AS r ON r.oid = parts.inhrelid
+					LEFT JOIN pg_catalog.pg_trigger AS x ON x.tgrelid = r.oid AND x.tgfoid = t.tgfoid)
 		END AS problem,
 		p.created_at
 	FROM outbox._publication p
