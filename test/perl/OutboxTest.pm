@@ -228,7 +228,7 @@ sub _start_mock
 		sub { $harness->pump_nb; return $out =~ /^bootstrap\.servers=(\S+)$/m },
 		"the mock broker's address") or die 'the mock broker did not start';
 	$out =~ /^bootstrap\.servers=(\S+)$/m;
-	return { bootstrap => $1, kind => 'mock', control => "$dir/control" };
+	return { bootstrap => $1, kind => 'mock', control => "$dir/control", pid => $harness->{KIDS}[0]{PID} };
 }
 
 # mock_control(BROKER, COMMAND, ARGUMENT...): tell a mock broker to misbehave; see

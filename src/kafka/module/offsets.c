@@ -4,16 +4,20 @@
  *	  What a consumer asks the brokers for: partitions, their first and last
  *	  offsets, offsets by time.
  *
- * The library has no way to ask without waiting.  So it is asked in steps, with
- * interrupts processed between them and none of its objects held meanwhile.
+ * The library has no way to ask without waiting, nor to end a wait.  So it is
+ * asked in steps, with interrupts processed between them and none of its objects
+ * held meanwhile; a worker that is to stop does not begin another one.  The step
+ * is what DROP DATABASE may have to wait for, and the longest time that an answer
+ * may take.
  *
  *-------------------------------------------------------------------------
  */
 #include "kafka/module/consumer.h"
 
 #include "miscadmin.h"
+#include "postmaster/interrupt.h"
 
-#define ASK_STEP_MS 1000
+#define ASK_STEP_MS 500
 
 /* Timestamps of a ListOffsets request that mean the ends of the log. */
 #define TIMESTAMP_LATEST (-1)
@@ -54,6 +58,8 @@ ask_again(TimestampTz until, rd_kafka_resp_err_t err)
 	if (!error_is_transient(err) || client_ms_until(until) == 0)
 		return false;
 	CHECK_FOR_INTERRUPTS();
+	if (ShutdownRequestPending)
+		return false;
 	if (err != RD_KAFKA_RESP_ERR__TIMED_OUT)
 		pg_usleep(20 * 1000L);
 	return true;
