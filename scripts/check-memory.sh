@@ -1,8 +1,9 @@
 #!/bin/bash
 #
 # check-memory.sh: what "make check-memory" runs.  The tests with the extension
-# under AddressSanitizer, or under valgrind.  Any report fails the run.  First a fault point commits an error on purpose,
-# to show that it would be reported.
+# under AddressSanitizer and UndefinedBehaviorSanitizer, or under valgrind.  Any
+# report fails the run.  First a fault point commits errors on purpose, to show
+# that they would be reported.
 #
 #   MEMORY=valgrind   valgrind instead (slow; finds uses of unset memory)
 #   TESTS=...         other tests than those chosen below; all: TESTS="*"
@@ -18,7 +19,7 @@ cd "$ROOT"
 tool=${MEMORY:-asan}
 case $tool in
 	asan)
-		flags=(-fsanitize=address -fno-omit-frame-pointer -O1)
+		flags=(-fsanitize=address,undefined -fno-omit-frame-pointer -O1)
 		scripts/setup.sh build check kafka
 		;;
 	valgrind)

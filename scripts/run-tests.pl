@@ -408,9 +408,9 @@ sub stop_kafka
 # Memory errors
 # ---------------------------------------------------------------------------
 
-# The reports that concern us: AddressSanitizer's, which are in the servers' logs,
+# The reports that concern us: the sanitizers', which are in the servers' logs,
 # are ours or caused by us; of valgrind's those with a function of ours on the
-# stack.  The one that is made on purpose is left out unless asked for.
+# stack.  Those that are made on purpose are left out unless asked for.
 sub memory_reports
 {
 	my ($on_purpose) = @_;
@@ -420,22 +420,27 @@ sub memory_reports
 	for my $text (map { slurp($_) } sort @logs)
 	{
 		push @reports, $text =~ /^(==\d+==ERROR: AddressSanitizer.*?^SUMMARY[^\n]*)/gms;
+		push @reports, $text =~ /^([^\n]*: runtime error: [^\n]*(?:\n    [^\n]*)*)/gm;
 	}
 	for my $text (map { slurp($_) } sort glob "$work/reports/*")
 	{
 		push @reports, grep { /\boutbox_\w+|pg_outbox|fault_overflow/ } split /^==\d+== \n/m, $text;
 	}
-	return grep { $on_purpose ? /fault_overflow/ : !/fault_overflow/ } @reports;
+	return grep { $on_purpose ? m{common/fault\.c|fault_overflow} && /$on_purpose/ : !m{fault_overflow|common/fault\.c} } @reports;
 }
 
-# An overflow on purpose, without which a clean run would mean little.  The
-# sanitizer ends the process, and the server recovers.
+# Errors on purpose, without which a clean run would mean little.  After an
+# overflow the sanitizer ends the process, and the server recovers.
 sub prove_that_errors_show
 {
 	run_command("$log/memory.txt", FILE_TIMEOUT, psql_command('postgres',
-			'-c', "LOAD 'pg_outbox'", '-c', "SET pg_outbox.fault = 'now=overflow'"));
-	count("$under reports an overflow", undef,
-		memory_reports(1) ? (passed => 1) : (failed => 1));
+			'-c', "LOAD 'pg_outbox'", '-c', "SET pg_outbox.fault = 'now=undefined'",
+			'-c', "SET pg_outbox.fault = 'now=overflow'"));
+	for my $error ('fault_overflow', $under eq 'asan' ? 'shift exponent' : ())
+	{
+		count("$under reports: $error", undef,
+			memory_reports($error) ? (passed => 1) : (failed => 1));
+	}
 	for (1 .. 600)
 	{
 		last if run_command("$log/memory.txt", FILE_TIMEOUT, psql_command('postgres', '-c', 'SELECT 1'));

@@ -99,10 +99,24 @@ fault_overflow(void)
 	free((void *) block);
 }
 
+/* An operation without a defined result; the process goes on. */
+static void
+fault_undefined(void)
+{
+	volatile int bits = 40;
+	volatile int value = 1;
+
+	value = value << bits;
+}
+
 static void
 fault_assign(const char *newval, void *extra)
 {
-	if (newval != NULL && strstr(newval, "now=overflow") != NULL)
+	if (newval == NULL)
+		return;
+	if (strstr(newval, "now=undefined") != NULL)
+		fault_undefined();
+	if (strstr(newval, "now=overflow") != NULL)
 		fault_overflow();
 }
 

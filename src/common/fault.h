@@ -20,8 +20,8 @@
  *
  * Who kills or ends a process, or has it wait, says so in the server's log.
  *
- * The point "now" is hit where the setting is made, at once; "overflow" is the
- * only action for it.
+ * The point "now" is hit where the setting is made, at once; the actions for it
+ * are "overflow" and "undefined", an operation without a defined result.
  *
  * Workers re-read the setting with the configuration file (ALTER SYSTEM SET
  * and pg_reload_conf()).
