@@ -397,9 +397,9 @@ bootstrap_entry_fault(char *entry)
 		return _("Each entry must be a host name or address, optionally with a port.");
 	if (colon == NULL)
 		return NULL;
-	errno = 0;
 	port = strtol(colon + 1, &end, 10);
-	if (end == colon + 1 || *end != '\0' || port < 1 || port > 65535)
+	if (strspn(colon + 1, "0123456789") != end - (colon + 1) || *end != '\0' ||
+		port < 1 || port > 65535)
 		return _("A port must be a number from 1 to 65535.");
 	return NULL;
 }
