@@ -19,6 +19,9 @@ my (%count, @failed);
 # Those that write into tables take hundreds of times as long as the others.
 my %share = (record => 0.2, row => 0.2, handler => 0.2, batch => 0.05);
 
+# And leave dead rows behind, until VACUUM at the next start.
+my %chunk = (record => 50_000, row => 50_000, handler => 50_000, batch => 4000);
+
 $ENV{ASAN_OPTIONS}  = 'detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16:detect_stack_use_after_return=0';
 $ENV{UBSAN_OPTIONS} = 'print_stacktrace=1';
 $ENV{LC_ALL}        = 'C';
@@ -68,7 +71,7 @@ sub fuzz
 	my ($target, @arguments) = @_;
 	my $list = join ', ', map { "'$_'" } @arguments;
 
-	my $code = single_user("SELECT outbox_fuzz_run('$target', ARRAY[$list]::text[]);\n\n", "$work/$target.log");
+	my $code = single_user("VACUUM;\n\nSELECT outbox_fuzz_run('$target', ARRAY[$list]::text[]);\n\n", "$work/$target.log");
 	return ($code, join '', read_lines("$work/$target.log"));
 }
 
@@ -91,35 +94,46 @@ sub report_line
 	  && $line =~ /outbox|ERROR|SUMMARY|Test unit|Base64|runtime error|src/;
 }
 
+# What covers something that nothing smaller does, as lines of the corpus.
+sub minimize
+{
+	my ($target, $corpus) = @_;
+	my $smaller = "$work/minimized/$target";
+
+	mkdir "$work/minimized";
+	mkdir $smaller;
+	fuzz($target, arguments($target), '-merge=1', $smaller, $corpus);
+	corpus_pack($smaller, "$smaller.txt");
+	return;
+}
+
 $| = 1;
 make_cluster();
 for my $target (@targets)
 {
 	my $corpus = "$work/corpus/$target";
-
-	my $executions_wanted = $runs < 0 ? $runs : int($runs * ($share{$target} // 1));
+	my $wanted = $runs < 0 ? 1e15 : int($runs * ($share{$target} // 1));
+	my ($executions, $taken, $began, $failed) = (0, 0, time, 0);
 
 	mkdir $corpus;
 	corpus_unpack("$tree/test/fuzz/corpus/$target.txt", $corpus);
-	my ($code, $log) = fuzz($target, arguments($target), "-runs=$executions_wanted", $corpus);
-	my ($executions, $taken) = $log =~ /^outbox_fuzz: \w+: (\d+) executions, (\d+) taken$/m;
-	my ($speed) = $log =~ /^stat::average_exec_per_sec:\s+(\d+)$/m;
-
-	$count{$target} = $executions // 0;
-	printf "%-10s %10s executions, %10s taken, %7s a second: %s\n", $target, $executions // '?', $taken // '?',
-	  $speed // '?', $code == 0 && $log =~ /^Done /m ? 'no finding' : 'FINDING';
-	if ($code != 0 || $log !~ /^Done /m)
+	while ($executions < $wanted && !$failed)
 	{
-		push @failed, $target;
+		my $n = $wanted - $executions;
+		my $chunk = $chunk{$target} // 1_000_000;
+		my ($code, $log) = fuzz($target, arguments($target), '-runs=' . ($n < $chunk ? $n : $chunk), $corpus);
+
+		$log =~ /^outbox_fuzz: \w+: (\d+) executions, (\d+) taken$/m
+		  and ($executions, $taken) = ($executions + $1, $taken + $2);
+		next if $code == 0 && $log =~ /^Done /m;
+		$failed = 1;
 		print map { "    | $_\n" } grep { report_line($_) } split /\n/, $log;
 	}
-	elsif ($minimize)
-	{
-		mkdir "$work/minimized";
-		mkdir "$work/minimized/$target";
-		fuzz($target, arguments($target), '-merge=1', "$work/minimized/$target", $corpus);
-		corpus_pack("$work/minimized/$target", "$work/minimized/$target.txt");
-	}
+	printf "%-10s %10d executions, %10d taken, %7d a second: %s\n", $target, $executions, $taken,
+	  $executions / ((time - $began) || 1), $failed ? 'FINDING' : 'no finding';
+	$count{$target} = $executions;
+	push @failed, $target if $failed;
+	minimize($target, $corpus) if $minimize && !$failed;
 }
 
 my $total = 0;
