@@ -116,6 +116,16 @@ INSERT INTO hers VALUES ('99999999-9999-9999-9999-999999999999', 'Hers', 'k', 't
 RESET ROLE;
 :show
 
+-- a topic from bytes, which may be none
+CREATE TABLE raw (id int PRIMARY KEY, aggregatetype bytea, aggregateid int, payload text);
+SELECT outbox.adopt('raw');
+INSERT INTO raw VALUES (1, '\x4f7264657200ff', 1, 'after a zero byte');
+INSERT INTO raw VALUES (1, '\xff', 1, 'no text');
+INSERT INTO raw VALUES (1, '\x526177', 1, 'a topic');
+:show
+SELECT outbox.unpublish('raw');
+DROP TABLE raw;
+
 SELECT outbox.unpublish('outboxevent');
 SELECT outbox.unpublish('messages');
 INSERT INTO outboxevent VALUES ('aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa', 'Order', '1', 'Paid', '[1]');

@@ -410,6 +410,18 @@ required_bytes(StringInfo buf, Adopted *pub, AdoptedRole role, Relation rel, Tup
 }
 
 /*
+ * What a column says in UTF-8, as a string in the server's encoding.  The bytes
+ * of a bytea column may be no text, which raises, also where a zero is in them.
+ */
+static char *
+server_text(const StringInfo utf8)
+{
+	char	   *text = pg_any_to_server(utf8->data, utf8->len, PG_UTF8);
+
+	return text == utf8->data ? pnstrdup(text, utf8->len) : text;
+}
+
+/*
  * The event's topic.  Its name comes from the row, so it is checked here; who
  * writes the row need not have any right on the server.
  */
@@ -423,7 +435,7 @@ row_topic(Adopted *pub, Relation rel, TupleTableSlot *slot, AdoptedRelation *ent
 	if (pub->roles[ROLE_AGGREGATETYPE].attnum == 0)
 		return unconstify(char *, pub->topic);
 	required_bytes(&type, pub, ROLE_AGGREGATETYPE, rel, slot);
-	topic = topic_from(pub->topic, pnstrdup(type.data, type.len));
+	topic = topic_from(pub->topic, server_text(&type));
 	if (pub->checked_topic != NULL && strcmp(pub->checked_topic, topic) == 0)
 		return topic;
 
