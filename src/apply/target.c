@@ -782,7 +782,10 @@ outbox_target_acquire(Oid relid)
 
 	entry = hash_search(targets, &relid, HASH_ENTER, &found);
 	if (!found)
+	{
 		entry->target = NULL;
+		entry->valid = false;
+	}
 	if (entry->target == NULL || !entry->valid)
 		build_entry(entry, rel);
 	table_close(rel, NoLock);
