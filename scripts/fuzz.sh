@@ -6,8 +6,8 @@
 #   TARGET="json record"   only these
 #   RUNS=n                 executions of each (default 100000), of those that write
 #                          tables a part of it; 0: until interrupted
-#   MINIMIZE=1             afterwards rewrite the corpus in the tree: what covers
-#                          something that nothing smaller does
+#   MINIMIZE=1             afterwards rewrite test/fuzz/corpus/*.cover.txt: what
+#                          covers something that nothing smaller does
 #
 # Inputs that were found interesting stay in build/fuzz/corpus; what made a
 # target fail is put into build/fuzz/findings, and the run fails.

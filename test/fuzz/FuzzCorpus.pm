@@ -1,7 +1,8 @@
 # FuzzCorpus: inputs as lines of text, so that they can be read and compared.
 #
 # A line is one input: printable ASCII as it is, any other byte, and the
-# backslash, as \xHH.
+# backslash, as \xHH.  TARGET.txt was written by hand, findings included;
+# TARGET.cover.txt is what "make fuzz MINIMIZE=1" chose to cover the rest.
 
 package FuzzCorpus;
 
@@ -12,8 +13,8 @@ use Exporter 'import';
 
 our @EXPORT = qw(corpus_read corpus_unpack corpus_pack);
 
-# All inputs of a file, as bytes; none if there is no such file.
-sub corpus_read
+# The inputs of a file, as bytes; none if there is no such file.
+sub _read
 {
 	my ($file) = @_;
 
@@ -21,17 +22,28 @@ sub corpus_read
 	return map { chomp; s/\\x([0-9a-f]{2})/chr hex $1/ger } <$fh>;
 }
 
-# Each input into a file of its own.
+# All inputs of a target.
+sub corpus_read
+{
+	my ($dir, $target) = @_;
+
+	return map { _read("$dir/$target$_") } '.txt', '.cover.txt';
+}
+
+# Those written by hand, each into a file of its own, and the others.
 sub corpus_unpack
 {
-	my ($file, $dir) = @_;
-	my $n = 0;
+	my ($from, $target, $dir) = @_;
+	my %inputs = (seed => [ _read("$from/$target.txt") ], cover => [ _read("$from/$target.cover.txt") ]);
 
-	for my $input (corpus_read($file))
+	for my $kind (keys %inputs)
 	{
-		open my $fh, '>:raw', sprintf('%s/corpus-%04d', $dir, $n++) or die "could not write into $dir: $!";
-		print $fh $input;
-		close $fh;
+		for my $n (0 .. $#{ $inputs{$kind} })
+		{
+			open my $fh, '>:raw', sprintf('%s/%s-%04d', $dir, $kind, $n) or die "could not write into $dir: $!";
+			print $fh $inputs{$kind}[$n];
+			close $fh;
+		}
 	}
 	return;
 }

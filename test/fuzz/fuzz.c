@@ -27,9 +27,12 @@
 #define FIELD_SEPARATOR ((char) 0xFF)
 #define MAX_INPUT 4096
 
-/* Memory that may be taken between two looks at it: caches fill at first. */
+/*
+ * How often to look at memory, and what it may grow by since the first look:
+ * PostgreSQL's caches remember each name that does not exist.
+ */
 #define LOOK_AT_MEMORY 50000
-#define MEMORY_GROWTH (16 * 1024 * 1024)
+#define MEMORY_GROWTH (64 * 1024 * 1024)
 
 PG_FUNCTION_INFO_V1(outbox_fuzz_input);
 PG_FUNCTION_INFO_V1(outbox_fuzz_mutate);
@@ -405,6 +408,10 @@ outbox_fuzz_mutate(PG_FUNCTION_ARGS)
 
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), BYTEAOID, -1, false, TYPALIGN_INT,
 					  &mutator.inputs, NULL, &mutator.ninputs);
+	if (mutator.ninputs == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("there is no input to mutate")));
 	mutator.state = (uint64) PG_GETARG_INT32(3) + UINT64CONST(0x9E3779B97F4A7C15);
 	initStringInfo(&buf);
 	for (int i = 0; i < n; i++)

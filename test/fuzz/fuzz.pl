@@ -19,8 +19,8 @@ my (%count, @failed);
 # Those that write into tables take hundreds of times as long as the others.
 my %share = (record => 0.2, row => 0.2, handler => 0.2, batch => 0.05);
 
-# And leave dead rows behind, until VACUUM at the next start.
-my %chunk = (record => 50_000, row => 50_000, handler => 50_000, batch => 4000);
+# And leave dead rows behind, until VACUUM at the next start; or entries in caches.
+my %chunk = (record => 50_000, row => 50_000, handler => 50_000, batch => 4000, columns => 100_000);
 
 $ENV{ASAN_OPTIONS}  = 'detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16:detect_stack_use_after_return=0';
 $ENV{UBSAN_OPTIONS} = 'print_stacktrace=1';
@@ -94,16 +94,34 @@ sub report_line
 	  && $line =~ /outbox|ERROR|SUMMARY|Test unit|Base64|runtime error|src/;
 }
 
-# What covers something that nothing smaller does, as lines of the corpus.
+# What covers something that neither the inputs written by hand nor anything
+# smaller does.  The first step of libFuzzer's own merging says what each input covers; the others
+# would start the program anew.
 sub minimize
 {
 	my ($target, $corpus) = @_;
 	my $smaller = "$work/minimized/$target";
+	my $control = "$work/minimized/$target.control";
+	my @seeds = glob "$corpus/seed-*";
+	my @files = (@seeds, sort { -s $a <=> -s $b || $a cmp $b } grep { !/seed-\d+$/ } glob "$corpus/*");
+	my %covered;
 
 	mkdir "$work/minimized";
 	mkdir $smaller;
-	fuzz($target, arguments($target), '-merge=1', $smaller, $corpus);
-	corpus_pack($smaller, "$smaller.txt");
+	open my $fh, '>', $control or die "could not write $control: $!";
+	print $fh join("\n", scalar(@files), 0, @files), "\n";
+	close $fh;
+	fuzz($target, arguments($target), '-merge_inner=1', "-merge_control_file=$control");
+	for my $line (read_lines($control))
+	{
+		my ($input, @edges) = $line =~ /^COV (\d+) (.*)/ ? ($1, split / /, $2) : next;
+
+		next if !grep { !$covered{$_} } @edges;
+		$covered{$_} = 1 for @edges;
+		next if $input < @seeds;
+		link $files[$input], sprintf '%s/%04d', $smaller, $input or die "could not link: $!";
+	}
+	corpus_pack($smaller, "$smaller.cover.txt");
 	return;
 }
 
@@ -116,7 +134,8 @@ for my $target (@targets)
 	my ($executions, $taken, $began, $failed) = (0, 0, time, 0);
 
 	mkdir $corpus;
-	corpus_unpack("$tree/test/fuzz/corpus/$target.txt", $corpus);
+	unlink glob "$corpus/seed-*";
+	corpus_unpack("$tree/test/fuzz/corpus", $target, $corpus);
 	while ($executions < $wanted && !$failed)
 	{
 		my $n = $wanted - $executions;

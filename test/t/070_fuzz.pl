@@ -32,14 +32,14 @@ my %mutations = (batch => 200, record => 1000, handler => 500);
 
 for my $target (@targets)
 {
-	my @inputs = corpus_read("$fuzz/corpus/$target.txt");
+	my @inputs = corpus_read("$fuzz/corpus", $target);
 	my $list = join ',', map { "'\\x" . unpack('H*', $_) . "'" } @inputs;
 	my $n = $mutations{$target} // 3000;
 	my ($rc, $out, $err) = $node->psql('postgres', <<"END");
 SELECT count(outbox_fuzz_input('$target', input)) FROM unnest(ARRAY[$list]::bytea[]) AS input;
 SELECT outbox_fuzz_mutate('$target', ARRAY[$list]::bytea[], $n, $seed) >= 0;
 END
-	is("$out$err", scalar(@inputs) . "\nt", "$target: no finding");
+	is("$out$err", (@inputs || 'some') . "\nt", "$target: no finding");
 }
 
 $node->stop;
