@@ -26,6 +26,7 @@
 #include "apply/retention.h"
 #include "apply/settings.h"
 #include "apply/transaction.h"
+#include "worker/limit.h"
 #include "worker/worker.h"
 
 #define LOCK_TIMEOUT "2s"
@@ -272,6 +273,31 @@ retain(void)
 	MemoryContextSwitchTo(loop_context);
 }
 
+/*
+ * Code that could not be cancelled has ended the process before us: its
+ * subscription does not get another chance to keep all the others waiting.
+ */
+static void
+stop_culprit(void)
+{
+	char	   *name = outbox_limit_culprit();
+	ListCell   *lc;
+
+	if (name == NULL)
+		return;
+	foreach(lc, feeds)
+	{
+		OutboxFeed *feed = lfirst(lc);
+
+		if (strcmp(feed->sub->name, name) == 0)
+		{
+			outbox_feed_stop(feed, ERRCODE_QUERY_CANCELED, OUTBOX_LIMIT_REASON);
+			drop_feed(feed);
+			return;
+		}
+	}
+}
+
 static void
 applier_main(void)
 {
@@ -281,6 +307,7 @@ applier_main(void)
 	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 	(void) outbox_worker_catalog_changed();
 	sync_feeds();
+	stop_culprit();
 	while (!outbox_worker_stopping())
 	{
 		bool		busy;

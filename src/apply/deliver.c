@@ -29,7 +29,6 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
-#include "utils/timeout.h"
 
 #include "apply/apply.h"
 #include "apply/inbox.h"
@@ -39,6 +38,7 @@
 #include "apply/settings.h"
 #include "apply/statement.h"
 #include "apply/target.h"
+#include "worker/limit.h"
 
 static TimestampTz delivery_began = 0;
 
@@ -105,24 +105,16 @@ become_worker(const WorkerRights *saved)
 }
 
 static void
-start_clock(void)
+start_clock(const OutboxFeed *feed)
 {
 	delivery_began = GetCurrentTimestamp();
-	if (outbox_handler_timeout > 0)
-		enable_timeout_after(STATEMENT_TIMEOUT, outbox_handler_timeout);
-}
-
-static void
-stop_clock(void)
-{
-	if (get_timeout_active(STATEMENT_TIMEOUT))
-		disable_timeout(STATEMENT_TIMEOUT, false);
+	outbox_limit_begin(feed->sub->name);
 }
 
 bool
 outbox_deliver_timed_out(const OutboxFeed *feed, const ErrorData *edata)
 {
-	stop_clock();
+	outbox_limit_end();
 	return feed->sub->handler != NULL && outbox_handler_timeout > 0 &&
 		edata->sqlerrcode == ERRCODE_QUERY_CANCELED &&
 		TimestampDifferenceExceeds(delivery_began, GetCurrentTimestamp(), outbox_handler_timeout);
@@ -241,11 +233,11 @@ deliver_to_replica(OutboxFeed *feed, const OutboxRecord *records, char *fates, i
 	if (sweep != '\0')
 		check_sole_subscription(feed, sweep);
 	else
-		start_clock();
+		start_clock(feed);
 	become(relation_owner(feed), &saved);
 	outbox_replica_apply(feed->sub->target, events, n, results);
 	become_worker(&saved);
-	stop_clock();
+	outbox_limit_end();
 	for (int i = 0; i < n; i++)
 		fates[i] = results[i] <= OUTBOX_APPLY_SUPPRESSED ? (char) results[i] : OUTBOX_APPLY_APPLIED;
 }
@@ -359,9 +351,9 @@ deliver_to_handler(OutboxFeed *feed, const OutboxRecord *rec, char *fate)
 	become(function_owner(outbox_deliver_handler_oid(feed->sub->handler, false)),
 		   &saved);
 	SPI_connect();
-	start_clock();
+	start_clock(feed);
 	call_handler(feed, rec);
-	stop_clock();
+	outbox_limit_end();
 	SPI_finish();
 	become_worker(&saved);
 	*fate = OUTBOX_APPLY_APPLIED;
@@ -447,12 +439,15 @@ replica_identity(OutboxFeed *feed, const OutboxRecord *rec, bool key_only, int64
 		}
 		/* a domain's check is other people's code */
 		become(relation_owner(feed), &saved);
+		outbox_limit_begin(feed->sub->name);
 		identity = outbox_replica_identify(feed->sub->target, &ev, version);
+		outbox_limit_end();
 		become_worker(&saved);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
+		outbox_limit_end();
 		MemoryContextSwitchTo(context);
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();

@@ -18,7 +18,6 @@
 
 int			outbox_apply_batch_size = 1000;
 int			outbox_apply_batch_bytes = 8192;
-int			outbox_handler_timeout = 60000;
 int			outbox_parked_timeout = 3600;
 int			outbox_stop_after_failures = 10;
 int			outbox_metadata_refresh = 30;
@@ -54,11 +53,6 @@ define_batch_settings(void)
 static void
 define_fault_settings(void)
 {
-	DefineCustomIntVariable("pg_outbox.handler_timeout",
-							"Time after which a handler, or a batch for a replica, is cancelled.",
-							"Zero means never. A handler that was cancelled has failed for the event; a batch for a replica is tried again.",
-							&outbox_handler_timeout, 60000, 0, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_outbox.parked_timeout",
 							"Time after which an event that waits for another becomes a dead letter.",
 							NULL,

@@ -12,7 +12,6 @@
 
 extern int	outbox_apply_batch_size;	/* records */
 extern int	outbox_apply_batch_bytes;	/* kB */
-extern int	outbox_handler_timeout; /* ms */
 extern int	outbox_parked_timeout;	/* s */
 extern int	outbox_stop_after_failures; /* events in a row; 0: never */
 extern int	outbox_metadata_refresh;	/* s */

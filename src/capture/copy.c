@@ -41,6 +41,7 @@
 #include "common/catalog.h"
 #include "common/fault.h"
 #include "log/log.h"
+#include "worker/limit.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(outbox_copy);
@@ -396,6 +397,42 @@ store_failure(const char *name, const char *message)
 	CommitTransactionCommand();
 }
 
+/*
+ * A copy whose filter could not be cancelled has ended the process before us.
+ */
+static void
+cancel_culprit(void)
+{
+	static const char sql[] =
+	"UPDATE outbox._copy SET state = 'cancelled', finished_at = pg_catalog.now(), error = $2"
+	" WHERE publication = $1 AND state = 'running'";
+	char	   *name = outbox_limit_culprit();
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+
+	if (name == NULL)
+		return;
+	StartTransactionCommand();
+	SPI_connect();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	values[0] = CStringGetTextDatum(name);
+	values[1] = CStringGetTextDatum(OUTBOX_LIMIT_REASON);
+	execute(sql, 2, types, values, NULL);
+	if (SPI_processed > 0)
+	{
+		execute(forget_pending_sql, 1, types, values, NULL);
+		ereport(WARNING,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("copy of publication \"%s\" was cancelled", name),
+				 errdetail_internal("%s", OUTBOX_LIMIT_REASON),
+				 errhint("When the filter is mended, run outbox.copy(%s).",
+						 quote_literal_cstr(name))));
+	}
+	PopActiveSnapshot();
+	SPI_finish();
+	CommitTransactionCommand();
+}
+
 /* ---------------- one step ---------------- */
 
 static CapturedPublication *
@@ -428,6 +465,7 @@ copy_as_owner(CopyChunk *chunk)
 							 GUC_ACTION_SAVE, true, 0, false);
 	(void) outbox_encode_pin();
 	outbox_capture_begin(chunk->rel);
+	outbox_limit_begin(chunk->name);
 	PG_TRY();
 	{
 		chunk->pub = find_publication(outbox_captured_relation(chunk->rel), chunk->pubid);
@@ -439,6 +477,7 @@ copy_as_owner(CopyChunk *chunk)
 	}
 	PG_FINALLY();
 	{
+		outbox_limit_end();
 		outbox_capture_end();
 	}
 	PG_END_TRY();
@@ -527,6 +566,7 @@ outbox_copy_step(void)
 	chunk = make_chunk();
 	PG_TRY();
 	{
+		cancel_culprit();
 		busy = copy_step(chunk);
 	}
 	PG_CATCH();

@@ -15,6 +15,7 @@
 
 #include "catalog/pg_database.h"
 #include "utils/acl.h"
+#include "utils/guc_tables.h"
 #include "utils/resowner.h"
 #include "utils/wait_event.h"
 
@@ -152,6 +153,22 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define outbox_foreach_registered(iter) slist_foreach(iter, &BackgroundWorkerList)
 #define outbox_registered_worker(iter) \
 	slist_container(RegisteredBgWorker, rw_lnode, (iter).cur)
+#endif
+
+/* 16: a setting's entry can be looked for by its name */
+#if PG_VERSION_NUM >= 160000
+#define outbox_find_setting(name) find_option(name, false, true, ERROR)
+#else
+static inline struct config_generic *
+outbox_find_setting(const char *name)
+{
+	struct config_generic **settings = get_guc_variables();
+
+	for (int i = 0; i < GetNumConfigOptions(); i++)
+		if (strcmp(settings[i]->name, name) == 0)
+			return settings[i];
+	return NULL;
+}
 #endif
 
 /* 17: the shared variables of transaction management have another name */

@@ -36,6 +36,7 @@
 
 #define OUTBOX_REASON_LEN	192
 #define OUTBOX_ERROR_LEN	320
+#define OUTBOX_CULPRIT_LEN	208 /* names have up to 200 bytes */
 
 /*
  * So many prepared transactions of a database that changed catalogs are told
@@ -102,6 +103,9 @@ typedef struct OutboxSlot
 	char		waiting_for[OUTBOX_REASON_LEN];
 	char		last_error[OUTBOX_ERROR_LEN];
 	TimestampTz last_error_at;
+
+	/* whose code ended the process, see limit.c; kept for the next one */
+	char		culprit[OUTBOX_CULPRIT_LEN];
 
 	/* valid in RUNNING; more than fit show in waiting_for only */
 	OutboxWaitingServer waiting[OUTBOX_WAITING_SERVERS];
@@ -215,5 +219,8 @@ typedef enum OutboxIdentity
 
 extern OutboxIdentity outbox_identity_judge(char *reason, Size size);
 extern void outbox_identity_adopt(void);
+
+/* This process's slot, NULL if it is no worker. */
+extern OutboxSlot *outbox_worker_slot(void);
 
 #endif							/* OUTBOX_WORKER_SHARED_H */

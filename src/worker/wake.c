@@ -33,6 +33,7 @@ static uint32 preparing = 0;	/* hash of the name given to PREPARE
 static bool xact_ended = false;
 static bool poke_due = false;
 static bool rescan_due = false;
+static bool start_due = false;	/* there is work for a worker that has none */
 
 /* Our database's entry, as found last; verified at each use. */
 static OutboxDatabase *my_database = NULL;
@@ -72,6 +73,9 @@ outbox_worker_wake(OutboxWorkerKind kind)
 
 	slot = &db->slots[kind];
 	pg_memory_barrier();
+	if (slot->state == OUTBOX_SLOT_IDLE)	/* read without the lock: in vain
+											 * at worst */
+		start_due = true;
 	if (pg_atomic_read_u32(&slot->sleeping) == 0)
 		return;
 
@@ -232,7 +236,7 @@ tell_after_locks(ResourceReleasePhase phase, bool isCommit, bool isTopLevel, voi
 
 	xact_ended = false;
 	outbox_ddl_end_of_xact();
-	if (poke_due)
+	if (poke_due || start_due)
 		outbox_worker_poke_now();
 	if (rescan_due && outbox_shared != NULL)
 	{
@@ -243,6 +247,7 @@ tell_after_locks(ResourceReleasePhase phase, bool isCommit, bool isTopLevel, voi
 	}
 	poke_due = false;
 	rescan_due = false;
+	start_due = false;
 }
 
 void

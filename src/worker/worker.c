@@ -35,6 +35,7 @@
 #include "utils/timestamp.h"
 
 #include "common/fault.h"
+#include "worker/limit.h"
 #include "worker/shared.h"
 
 #define STOP_GRACE_MS 500		/* from "please stop" to FATAL */
@@ -76,6 +77,12 @@ outbox_worker_register(OutboxWorkerKind kind, const OutboxWorkerClass *class)
 {
 	Assert(strcmp(class->name, slot_names[kind]) == 0);
 	classes[kind] = class;
+}
+
+OutboxSlot *
+outbox_worker_slot(void)
+{
+	return my_slot;
 }
 
 const OutboxWorkerClass *
@@ -489,6 +496,7 @@ pin_settings(void)
 		{"standard_conforming_strings", "on"},
 		{"transform_null_equals", "off"},
 		{"array_nulls", "on"},
+		{"exit_on_error", "off"},
 	};
 
 	for (int i = 0; i < lengthof(settings); i++)
@@ -508,9 +516,11 @@ static emit_log_hook_type prev_emit_log_hook = NULL;
 static void
 remember_fatal(ErrorData *edata)
 {
+	if (edata->elevel == FATAL && outbox_limit_passed() && edata->detail == NULL)
+		edata->detail = psprintf("%s", OUTBOX_LIMIT_DETAIL);
 	if (edata->elevel == FATAL && !ShutdownRequestPending && my_slot != NULL &&
 		edata->message != NULL && !LWLockHeldByMe(outbox_shared->lock))
-		outbox_worker_report_error(edata->message);
+		outbox_worker_report_error(outbox_limit_passed() ? OUTBOX_LIMIT_DETAIL : edata->message);
 	if (prev_emit_log_hook)
 		prev_emit_log_hook(edata);
 }
@@ -522,6 +532,7 @@ worker_set_up(void)
 	pqsignal(SIGTERM, worker_sigterm);
 	BackgroundWorkerUnblockSignals();
 	RegisterTimeout(USER_TIMEOUT, grace_over);
+	outbox_limit_set_up();
 	prev_emit_log_hook = emit_log_hook;
 	emit_log_hook = remember_fatal;
 
@@ -713,6 +724,7 @@ outbox_worker_main(Datum arg)
 void
 outbox_worker_init(void)
 {
+	outbox_limit_init();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 
