@@ -26,7 +26,9 @@
 #define PRODUCER_RETRY_MAX_MS 30000
 #define RESTART_PATIENCE_MS 5000	/* for what is in flight when settings
 									 * change */
-#define RUN_PAGES 16			/* pages read in one turn */
+#define TURN_EVENTS 8192		/* read in one turn, about, */
+#define TURN_PAGES 64			/* and pages, with others' events too */
+#define TURN_TOPICS_MS 20		/* for sending what topics have parked */
 
 /* ---------------- life ---------------- */
 
@@ -203,7 +205,7 @@ producer_restarts(RelayFlow *flow)
 	if (outbox_producer_in_flight(flow->producer) > 0 &&
 		GetCurrentTimestamp() < flow->restart_by)
 		return true;
-	outbox_flow_settle(flow);
+	outbox_flow_settle(flow, true);
 	outbox_flow_reset(flow);
 	return false;
 }
@@ -366,8 +368,33 @@ flow_fail(RelayFlow *flow)
 	if (flow->producer != NULL && outbox_producer_error(flow->producer) != NULL &&
 		flow->producer_retry < GetCurrentTimestamp())
 		producer_failed(flow, outbox_producer_error(flow->producer));
-	outbox_flow_settle(flow);	/* what is known to be done, dead letters too */
+	outbox_flow_settle(flow, true); /* what is known to be done, dead letters
+									 * too */
 	outbox_flow_reset(flow);
+}
+
+/*
+ * Topics that are not live take turns, so that many of them do not hold up the
+ * others.
+ */
+static bool
+run_topics(RelayFlow *flow)
+{
+	TimestampTz begun = GetCurrentTimestamp();
+	int			ntopics = list_length(flow->topic_list);
+	bool		progress = false;
+
+	for (int i = 0; i < ntopics; i++)
+	{
+		RelayTopic *topic = list_nth(flow->topic_list, flow->topic_turn++ % ntopics);
+
+		if (!outbox_topic_parks(topic))
+			continue;
+		progress |= outbox_topic_run(topic);
+		if (TimestampDifferenceExceeds(begun, GetCurrentTimestamp(), TURN_TOPICS_MS))
+			return true;
+	}
+	return progress;
 }
 
 /*
@@ -377,7 +404,7 @@ bool
 outbox_flow_run(RelayFlow *flow)
 {
 	bool		progress = false;
-	ListCell   *lc;
+	uint64		turn_end;
 
 	if (!producer_ready(flow))
 	{
@@ -399,15 +426,15 @@ outbox_flow_run(RelayFlow *flow)
 		outbox_flow_tick(flow);
 		return progress;
 	}
-	foreach(lc, flow->topic_list)
-		progress |= outbox_topic_run(lfirst(lc));
+	progress |= run_topics(flow);
 	if (flow->producer_broken)
 	{
 		flow_fail(flow);
 		return false;
 	}
 
-	for (int pages = 0; pages < RUN_PAGES && outbox_gate_passes(flow); pages++)
+	turn_end = flow->tail + TURN_EVENTS;
+	for (int pages = 0; pages < TURN_PAGES && flow->tail < turn_end && outbox_gate_passes(flow); pages++)
 	{
 		if (!send_waiting(flow))
 		{

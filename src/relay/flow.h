@@ -181,6 +181,8 @@ typedef struct RelayFlow
 
 	HTAB	   *topics;
 	List	   *topic_list;		/* RelayTopic *, by index */
+	uint32		topic_turn;		/* index of the one that is next to send what
+								 * it has parked */
 	RelayTopic **by_stream;		/* topic of a stream number, NULL: unknown yet */
 	int			nby_stream;
 
@@ -239,12 +241,21 @@ extern bool outbox_gate_passes(RelayFlow *flow);
 extern TimestampTz outbox_gate_look_at(const RelayFlow *flow);
 extern void outbox_gate_init(void);
 
-/* settle.c */
-extern void outbox_flow_settle(RelayFlow *flow);
+/* settle.c: all that can be settled, or as much as a turn may take */
+extern void outbox_flow_settle(RelayFlow *flow, bool all);
 extern bool outbox_flow_settle_due(RelayFlow *flow);
 extern bool outbox_flow_unsettled(const RelayFlow *flow);
 extern void outbox_settle_dead_letter(RelayTopic *topic, const OutboxEvent *ev,
 									  const char *error);
+
+/* park.c: events for the parked log, collected in a settlement */
+typedef struct ParkBatch ParkBatch;
+extern ParkBatch *outbox_park_begin(void);
+extern void outbox_park_add(ParkBatch *batch, int32 stream, int64 stamp,
+							const OutboxEvent *ev);
+extern void outbox_park_end(ParkBatch *batch);
+extern void outbox_park_restored(const char *server, const char *topic,
+								 int64 stamp, const OutboxEvent *ev);
 
 /* topic.c */
 extern RelayTopic *outbox_topic_get(RelayFlow *flow, const char *name, int len);
@@ -254,9 +265,8 @@ extern bool outbox_topic_run(RelayTopic *topic);
 extern bool outbox_topics_may_run(RelayFlow *flow);
 extern void outbox_topic_delivery(RelayTopic *topic, const OutboxDelivery *delivery);
 extern bool outbox_topic_parks(const RelayTopic *topic);
-extern void outbox_topic_park(RelayTopic *topic, int64 stamp, const OutboxEvent *ev);
-extern void outbox_topic_park_restored(const char *server, const char *topic,
-									   int64 stamp, const OutboxEvent *ev);
+extern void outbox_topic_park(RelayTopic *topic, ParkBatch *batch, int64 stamp,
+							  const OutboxEvent *ev);
 extern void outbox_topic_store(RelayTopic *topic);
 extern void outbox_topics_load(RelayFlow *flow);
 extern TimestampTz outbox_topics_next_retry(RelayFlow *flow);

@@ -374,8 +374,8 @@ run_flows(void)
 		progress |= outbox_flow_run(flow);
 		if (outbox_flow_settle_due(flow))
 		{
-			outbox_flow_settle(flow);
-			progress |= outbox_topics_may_run(flow);
+			outbox_flow_settle(flow, false);
+			progress |= outbox_topics_may_run(flow) || outbox_flow_unsettled(flow);
 		}
 		if (outbox_stat_due(flow))
 			outbox_stat_store(flow);
@@ -416,7 +416,7 @@ finish(void)
 
 		if (flow->producer != NULL)
 			(void) outbox_flow_run(flow);
-		outbox_flow_settle(flow);
+		outbox_flow_settle(flow, true);
 		outbox_stat_store(flow);
 	}
 }

@@ -308,7 +308,7 @@ take_event(TakeOver *take, int generation, uint64 xid, int64 stamp, const Outbox
 		take->settled++;
 		return;
 	}
-	outbox_topic_park_restored(server, topic, stamp, ev);
+	outbox_park_restored(server, topic, stamp, ev);
 	take->taken++;
 }
 

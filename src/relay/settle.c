@@ -24,6 +24,7 @@
 
 #define SETTLE_INTERVAL_MS 10
 #define SETTLE_EVENTS 8192		/* not later than this many */
+#define TURN_PARKED 4096		/* parked at once, some tens of milliseconds */
 #define IDLE_INTERVAL_MS 10000	/* a position that only the clock moved */
 
 /*
@@ -56,6 +57,20 @@ settled_end(const RelayFlow *flow)
 	while (n < flow->sent && entry_settles(&flow->ring[n % FLOW_RING_SIZE]))
 		n++;
 	return n;
+}
+
+/*
+ * As much of it as one turn may take: parking is what costs.
+ */
+static uint64
+turn_end(const RelayFlow *flow, uint64 end)
+{
+	int			parked = 0;
+
+	for (uint64 n = flow->head; n < end; n++)
+		if (flow->ring[n % FLOW_RING_SIZE].state == ENTRY_PARK && ++parked == TURN_PARKED)
+			return n + 1;
+	return end;
 }
 
 void
@@ -193,11 +208,11 @@ outbox_flow_settle_due(RelayFlow *flow)
 }
 
 static void
-settle_entry(RelayEntry *entry)
+settle_entry(RelayEntry *entry, ParkBatch *batch)
 {
 	if (entry->state == ENTRY_PARK)
 	{
-		outbox_topic_park(entry->topic, entry->stamp, &entry->ev);
+		outbox_topic_park(entry->topic, batch, entry->stamp, &entry->ev);
 		entry->topic->to_park--;
 		outbox_stat_parked(entry->topic);
 	}
@@ -207,20 +222,31 @@ settle_entry(RelayEntry *entry)
 		outbox_stat_delivered(entry->topic, 1, entry->ev.key_len + (int64) entry->ev.value_len);
 }
 
+static void
+settle_entries(RelayFlow *flow, uint64 end)
+{
+	ParkBatch  *batch = outbox_park_begin();
+
+	for (uint64 n = flow->head; n < end; n++)
+		settle_entry(&flow->ring[n % FLOW_RING_SIZE], batch);
+	outbox_park_end(batch);
+}
+
 void
-outbox_flow_settle(RelayFlow *flow)
+outbox_flow_settle(RelayFlow *flow, bool all)
 {
 	uint64		end = settled_end(flow);
 	ListCell   *lc;
 
+	if (!all)
+		end = turn_end(flow, end);
 	OUTBOX_FAULT("relay.before_settle");
 	flow->settled_at = GetCurrentTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
-	for (uint64 n = flow->head; n < end; n++)
-		settle_entry(&flow->ring[n % FLOW_RING_SIZE]);
+	settle_entries(flow, end);
 	foreach(lc, flow->topic_list)
 		outbox_topic_store(lfirst(lc));
 

@@ -204,67 +204,13 @@ topic_stream(RelayTopic *topic)
 	return topic->stream;
 }
 
-static bytea *
-packed_event(const OutboxEvent *ev)
-{
-	StringInfoData buf;
-	OutboxEventCursor cur = {0, 0};
-
-	initStringInfo(&buf);
-	appendStringInfoSpaces(&buf, VARHDRSZ);
-	outbox_event_pack(&buf, &cur, ev);
-	SET_VARSIZE(buf.data, buf.len);
-	return (bytea *) buf.data;
-}
-
 /*
- * Put an event behind those that wait already.  Inside a transaction.  One
- * that was parked before a crash and is read again is not parked twice.
+ * Inside a transaction.
  */
 void
-outbox_topic_park(RelayTopic *topic, int64 stamp, const OutboxEvent *ev)
+outbox_topic_park(RelayTopic *topic, ParkBatch *batch, int64 stamp, const OutboxEvent *ev)
 {
-	Oid			types[4] = {INT4OID, INT8OID, INT8OID, BYTEAOID};
-	Datum		values[4];
-	bytea	   *event = packed_event(ev);
-
-	values[0] = Int32GetDatum(topic_stream(topic));
-	values[1] = Int64GetDatum(stamp);
-	values[2] = Int64GetDatum(ev->id);
-	values[3] = PointerGetDatum(event);
-	outbox_sql_begin();
-	outbox_sql_execute("INSERT INTO outbox._parked (stream, stamp, id, event)"
-					   " VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-					   4, types, values, NULL);
-	outbox_sql_end();
-	pfree(event);
-}
-
-/*
- * The same in a backend that has no relay's idea of topics: see restored.c.
- * An event that names its topic may be the first that makes a row of it.
- */
-void
-outbox_topic_park_restored(const char *server, const char *topic, int64 stamp,
-						   const OutboxEvent *ev)
-{
-	Oid			types[5] = {TEXTOID, TEXTOID, INT8OID, INT8OID, BYTEAOID};
-	Datum		values[5];
-
-	values[0] = CStringGetTextDatum(server);
-	values[1] = CStringGetTextDatum(topic);
-	values[2] = Int64GetDatum(stamp);
-	values[3] = Int64GetDatum(ev->id);
-	values[4] = PointerGetDatum(packed_event(ev));
-	outbox_sql_begin();
-	if (ev->stream == 0)
-		outbox_sql_execute("INSERT INTO outbox._stream (server, topic) SELECT $1, $2"
-						   " WHERE NOT EXISTS (SELECT FROM outbox._stream WHERE server = $1 AND topic = $2)"
-						   " ON CONFLICT DO NOTHING", 2, types, values, NULL);
-	outbox_sql_execute("INSERT INTO outbox._parked (stream, stamp, id, event)"
-					   " SELECT s.id, $3, $4, $5 FROM outbox._stream AS s WHERE s.server = $1 AND s.topic = $2"
-					   " ON CONFLICT DO NOTHING", 5, types, values, NULL);
-	outbox_sql_end();
+	outbox_park_add(batch, topic_stream(topic), stamp, ev);
 }
 
 /*
