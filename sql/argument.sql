@@ -24,6 +24,7 @@ SELECT c.command, s.* FROM (VALUES
 	('outbox.unpublish(NULL)'),
 	('outbox.copy(NULL)'),
 	('outbox.cancel_copy(NULL)'),
+	('outbox.resync(NULL)'),
 	('outbox.emit(NULL, ''k'', ''v''::text)'),
 	('outbox.emit(NULL, ''k'', ''1''::jsonb)'),
 	('outbox.emit(NULL, ''k'', ''v''::bytea)'),

@@ -12,6 +12,28 @@ SELECT outbox.publish('item', topic => 'item', initial => 'none');
 SELECT outbox.copy('nothing');
 SELECT outbox.cancel_copy('nothing');
 SELECT outbox.cancel_copy('item');
+SELECT outbox.resync('nothing');
+SELECT outbox.publish('item', topic => 'item', name => 'twice', initial => 'none');
+SELECT outbox.resync('item');
+SELECT outbox.unpublish('twice');
+
+-- A resync stays one, whoever asks for a copy, and can be asked for meanwhile
+BEGIN;
+SELECT outbox.copy('item');
+SELECT kind FROM outbox.copies;
+SELECT outbox.resync('item');
+UPDATE outbox._copy SET floor = 5, waits_for = '{3,9000000000000000000}';
+SELECT kind, state, floor, waits_for FROM outbox.copies;
+:show
+SELECT outbox.copy('item');
+SELECT kind, state, floor, waits_for FROM outbox.copies;
+UPDATE outbox._copy SET state = 'done';
+SELECT outbox.copy('item');
+SELECT kind FROM outbox.copies;
+SELECT outbox.resync('item');
+SELECT outbox.cancel_copy('item');
+SELECT kind, state FROM outbox.copies;
+ROLLBACK;
 
 -- Progress; unknown before ANALYZE
 BEGIN;
@@ -67,9 +89,10 @@ ROLLBACK;
 -- Only the table's owner
 CREATE ROLE regress_outbox_other;
 GRANT USAGE ON SCHEMA outbox TO regress_outbox_other;
-GRANT EXECUTE ON FUNCTION outbox.copy, outbox.cancel_copy TO regress_outbox_other;
+GRANT EXECUTE ON FUNCTION outbox.copy, outbox.resync, outbox.cancel_copy TO regress_outbox_other;
 SET ROLE regress_outbox_other;
 SELECT outbox.copy('item');
+SELECT outbox.resync('item');
 SELECT outbox.cancel_copy('item');
 RESET ROLE;
 DROP OWNED BY regress_outbox_other;

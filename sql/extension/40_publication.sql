@@ -118,9 +118,12 @@ CREATE TABLE outbox._copy (
 	attempts	integer NOT NULL DEFAULT 0,
 	retry_at	timestamptz,
 	error		text,
-	heals		boolean NOT NULL DEFAULT false
+	heals		boolean NOT NULL DEFAULT false,
+	kind		text NOT NULL DEFAULT 'copy' CHECK (kind IN ('copy', 'resync')),
+	floor		bigint,
+	waits_for	xid8[]
 );
-COMMENT ON TABLE outbox._copy IS 'copies of publications, the last of each; ordered_by: number, type and collation of each column that the rows are read in the order of; last_key: identity of the last row that was read; all_read: what is left is in _copy_pending; heals: changes, or rows of an attached partition, were not recorded, the publication is incomplete until the copy is done';
+COMMENT ON TABLE outbox._copy IS 'copies of publications, the last of each; ordered_by: number, type and collation of each column that the rows are read in the order of; last_key: identity of the last row that was read; all_read: what is left is in _copy_pending; heals: changes, or rows of an attached partition, were not recorded, the publication is incomplete until the copy is done; kind: a resync ends with an event in each partition, by which replicas delete what is older than floor; floor: below the version of every row that it publishes and of every change that it may not have seen, null: the resync has not begun; waits_for: transactions that may have stamped a change before the floor was taken, nothing is read before they have ended';
 
 CREATE TABLE outbox._copy_pending (
 	publication	text NOT NULL REFERENCES outbox._copy ON UPDATE CASCADE ON DELETE CASCADE,
@@ -237,10 +240,14 @@ CREATE FUNCTION outbox.copy(publication text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_copy';
 COMMENT ON FUNCTION outbox.copy(text) IS 'has the relay publish every present row of a published table again, in chunks by key while writers write; begins anew if a copy is under way; see view copies. The events have op r; where a row was being changed when it was read, header version says an older version than id, so that the change wins; such a row is published once more when the transaction that was changing it has ended. Needs the table''s ownership. Errors: 42704 if there is no such publication of a table, 42501';
+CREATE FUNCTION outbox.resync(publication text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_resync';
+COMMENT ON FUNCTION outbox.resync(text) IS 'has the relay publish every present row of a published table again, as outbox.copy() does, and then an event with op e to each partition of the topic, by which replicas delete every row that is older and is no row of the table: what a lost history left there after a standby was promoted or a backup restored, or what replicas missed because the brokers deleted it. Begins when transactions that are writing have ended; begins anew if one is under way; outbox.cancel_copy() ends it; see view copies. Needs the table''s ownership. Errors: 42704 if there is no such publication of a table, 42501, 55000 if another publication sends to the same topic';
 CREATE FUNCTION outbox.cancel_copy(publication text) RETURNS boolean
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_cancel_copy';
-COMMENT ON FUNCTION outbox.cancel_copy(text) IS 'ends a copy that is under way; false if there is none. What was copied so far stays published. Needs the table''s ownership. Errors: 42704, 42501';
+COMMENT ON FUNCTION outbox.cancel_copy(text) IS 'ends a copy or resync that is under way; false if there is none. What was copied so far stays published. Needs the table''s ownership. Errors: 42704, 42501';
 
 CREATE VIEW outbox.copies AS
 	SELECT c.publication, c.state, c.rows,
@@ -253,7 +260,10 @@ CREATE VIEW outbox.copies AS
 			SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN parts ON parts.relid = i.inhparent)
 		 SELECT CASE WHEN pg_catalog.min(t.reltuples) >= 0 THEN pg_catalog.sum(t.reltuples)::bigint END
 		 FROM pg_catalog.pg_class AS t JOIN parts ON t.oid = parts.relid
-		 WHERE t.relkind = 'r') AS estimated_rows
+		 WHERE t.relkind = 'r') AS estimated_rows,
+		c.kind, c.floor,
+		(SELECT pg_catalog.array_agg(x) FROM pg_catalog.unnest(c.waits_for) AS x
+		 WHERE NOT pg_catalog.pg_visible_in_snapshot(x, pg_catalog.pg_current_snapshot())) AS waits_for
 	FROM outbox._copy AS c JOIN outbox._publication AS p ON p.name = c.publication;
-COMMENT ON VIEW outbox.copies IS 'the last copy of each publication: state running, done or cancelled, rows published so far, those pending because a transaction was changing them (looked at again when it has ended; the copy is not done before), identity of the last row read; attempts, error and retry_at: failures since the last chunk that went through; estimated_rows: rows in the table and its partitions by the planner''s statistics, whatever the filter says (null: one of them was never analyzed)';
+COMMENT ON VIEW outbox.copies IS 'the last copy of each publication: state running, done or cancelled, rows published so far, those pending because a transaction was changing them (looked at again when it has ended; the copy is not done before), identity of the last row read; attempts, error and retry_at: failures since the last chunk that went through; estimated_rows: rows in the table and its partitions by the planner''s statistics, whatever the filter says (null: one of them was never analyzed); kind: copy, or resync, of which floor is the version that replicas will have nothing older than (null: not begun), and waits_for the transactions that have to end before it reads (null: none)';
 GRANT SELECT ON outbox.copies TO pg_monitor;

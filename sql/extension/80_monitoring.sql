@@ -187,8 +187,10 @@ FROM outbox.stat_topics AS t
 UNION ALL
 SELECT 'copy', c.publication, c.state,
 	CASE WHEN c.error IS NOT NULL THEN 'failing'
-		 WHEN k.all_read AND c.pending > 0 THEN 'waiting' ELSE 'ok' END,
+		 WHEN k.all_read AND c.pending > 0 OR c.waits_for IS NOT NULL THEN 'waiting' ELSE 'ok' END,
 	CASE WHEN c.retry_at IS NOT NULL AND c.error IS NOT NULL THEN 'the next attempt at ' || c.retry_at
+		 WHEN c.waits_for IS NOT NULL THEN 'the end of transactions that were writing when it began: '
+			|| pg_catalog.array_to_string(c.waits_for, ', ')
 		 WHEN k.all_read AND c.pending > 0 THEN coalesce(
 			'the end of transactions that were changing ' || c.pending || ' rows: '
 			|| (SELECT pg_catalog.string_agg(u.updater::text, ', ' ORDER BY u.updater)

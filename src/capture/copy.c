@@ -14,6 +14,17 @@
  *
  * Rows that are inserted while the copy runs have events of their own.
  *
+ * Resync.  A copy that ends with an event in each partition: replicas delete
+ * what is older than its floor.  So every row that it publishes must be at least
+ * as new, and every change that it does not see newer.  Its first step takes an
+ * id as the floor, which fences the ids (stamp.c) where nobody has since the
+ * server started, and with it all that a lost history may have given.  It notes
+ * who may have stamped a change before: whoever holds the lock on _stamp.  When
+ * they have ended the copy reads, and sees what they did.  Rows that somebody is
+ * changing then are published with the floor as their version: that change has a
+ * larger one.  The last step records the event when nothing is pending; as steps
+ * are transactions of one process it comes behind all rows.
+ *
  * Locks.  Row of _copy: whoever changes the copy or its pending rows.  The
  * relay takes it first and passes over one that somebody else has.  It waits
  * for no other lock longer than LOCK_TIMEOUT_MS, as it has other things to do,
@@ -42,22 +53,28 @@
 #include "common/fault.h"
 #include "log/log.h"
 #include "worker/limit.h"
+#include "log/stamp.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(outbox_copy);
 PG_FUNCTION_INFO_V1(outbox_cancel_copy);
+PG_FUNCTION_INFO_V1(outbox_resync);
 
 #define LOOK_INTERVAL_MS 500	/* for new copies and ended transactions */
 #define LOCK_TIMEOUT_MS "100"
 
-#define COPY_COLUMNS "p.id, p.name, p.source::pg_catalog.oid, p.since, c.ordered_by, c.last_key"
+#define COPY_COLUMNS "p.id, p.name, p.source::pg_catalog.oid, greatest(p.since, c.floor)," \
+	" c.floor, c.ordered_by, c.last_key"
 #define COPY_IS_DUE \
 	"c.state = 'running' AND p.kind = 'table'" \
 	" AND (c.retry_at IS NULL OR c.retry_at <= pg_catalog.now())"
 
+/* A resync that is under way stays one, whoever asks for a copy. */
 static const char request_sql[] =
-"INSERT INTO outbox._copy AS c (publication, heals) VALUES ($1, $2)"
+"INSERT INTO outbox._copy AS c (publication, heals, kind) VALUES ($1, $2, $3)"
 " ON CONFLICT (publication) DO UPDATE SET state = 'running', ordered_by = NULL,"
+" kind = CASE WHEN c.state = 'running' AND c.kind = 'resync' THEN 'resync' ELSE excluded.kind END,"
+" floor = NULL, waits_for = NULL,"
 " heals = excluded.heals OR c.heals AND c.state <> 'done',"
 " last_key = NULL, all_read = false, rows = 0, error = NULL, attempts = 0, retry_at = NULL,"
 " started_at = pg_catalog.now(), finished_at = NULL";
@@ -65,11 +82,23 @@ static const char request_sql[] =
 static const char forget_pending_sql[] =
 "DELETE FROM outbox._copy_pending WHERE publication = $1";
 
+#define NEXT_COPY(condition) \
+	"SELECT " COPY_COLUMNS \
+	"  FROM outbox._copy AS c JOIN outbox._publication AS p ON p.name = c.publication" \
+	" WHERE " COPY_IS_DUE " AND " condition \
+	" ORDER BY c.started_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
+
+static const char next_begin_sql[] =
+NEXT_COPY("c.kind = 'resync' AND c.floor IS NULL");
+
 static const char next_chunk_sql[] =
-"SELECT " COPY_COLUMNS
-"  FROM outbox._copy AS c JOIN outbox._publication AS p ON p.name = c.publication"
-" WHERE " COPY_IS_DUE " AND NOT c.all_read"
-" ORDER BY c.started_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED";
+NEXT_COPY("NOT c.all_read AND (c.kind = 'copy' OR c.floor IS NOT NULL)"
+		  " AND NOT EXISTS (SELECT FROM pg_catalog.unnest(c.waits_for) AS x"
+		  "  WHERE NOT pg_catalog.pg_visible_in_snapshot(x, pg_catalog.pg_current_snapshot()))");
+
+static const char next_end_sql[] =
+NEXT_COPY("c.kind = 'resync' AND c.all_read"
+		  " AND NOT EXISTS (SELECT FROM outbox._copy_pending AS k WHERE k.publication = c.publication)");
 
 static const char next_pending_sql[] =
 "SELECT " COPY_COLUMNS ", u.updater"
@@ -109,8 +138,28 @@ static const char restart_all_sql[] =
 
 static const char finish_sql[] =
 "UPDATE outbox._copy AS c SET state = 'done', finished_at = pg_catalog.now()"
-" WHERE c.publication = $1 AND c.all_read"
+" WHERE c.publication = $1 AND c.kind = 'copy' AND c.all_read"
 "   AND NOT EXISTS (SELECT FROM outbox._copy_pending AS k WHERE k.publication = $1)";
+
+/*
+ * The snapshot is taken after the floor: who had stamped by then and has not
+ * ended is in it, and holds the lock.
+ */
+static const char begin_sql[] =
+"WITH l AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks WHERE granted),"
+" writers AS (SELECT t.transactionid FROM l JOIN l AS t USING (virtualtransaction)"
+"  WHERE l.locktype = 'relation' AND l.relation = 'outbox._stamp'::pg_catalog.regclass"
+"    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d"
+"                       WHERE d.datname = pg_catalog.current_database())"
+"    AND t.locktype = 'transactionid' AND t.mode = 'ExclusiveLock')"
+" UPDATE outbox._copy SET floor = $2, attempts = 0, error = NULL, retry_at = NULL, waits_for ="
+"  (SELECT pg_catalog.array_agg(x) FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot()) AS x"
+"    WHERE x::pg_catalog.xid IN (SELECT w.transactionid FROM writers AS w))"
+" WHERE publication = $1";
+
+static const char end_sql[] =
+"UPDATE outbox._copy SET state = 'done', finished_at = pg_catalog.now(), attempts = 0,"
+" error = NULL, retry_at = NULL WHERE publication = $1";
 
 static const char failure_sql[] =
 "UPDATE outbox._copy SET error = $2, attempts = attempts + 1,"
@@ -129,20 +178,33 @@ execute(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls
 		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(rc));
 }
 
-void
-outbox_copy_request(const char *publication, bool heals)
+static void
+request(const char *publication, bool heals, const char *kind)
 {
 	OutboxOwnerScope scope;
-	Oid			types[2] = {TEXTOID, BOOLOID};
-	Datum		values[2] = {CStringGetTextDatum(publication), BoolGetDatum(heals)};
+	Oid			types[3] = {TEXTOID, BOOLOID, TEXTOID};
+	Datum		values[3] = {CStringGetTextDatum(publication), BoolGetDatum(heals),
+	CStringGetTextDatum(kind)};
 
 	outbox_owner_enter(&scope);
 	SPI_connect();
-	execute(request_sql, 2, types, values, NULL);
+	execute(request_sql, 3, types, values, NULL);
 	execute(forget_pending_sql, 1, types, values, NULL);
 	SPI_finish();
 	outbox_owner_leave(&scope);
 	outbox_worker_poke_at_commit();
+}
+
+void
+outbox_copy_request(const char *publication, bool heals)
+{
+	request(publication, heals, "copy");
+}
+
+void
+outbox_resync_request(const char *publication)
+{
+	request(publication, false, "resync");
 }
 
 void
@@ -226,6 +288,48 @@ outbox_copy(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * Raises if somebody else publishes to the topic: replicas would delete those
+ * rows as well.  Inside SPI, with the extension's rights.
+ */
+static void
+check_topic(const char *name)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+
+	execute("SELECT p.topic, o.name FROM outbox._publication AS p JOIN outbox._publication AS o"
+			" ON o.server = p.server AND o.topic = p.topic AND o.name <> p.name"
+			" WHERE p.name = $1 ORDER BY o.name LIMIT 1", 1, types, values, NULL);
+	if (SPI_processed > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot resync publication \"%s\"", name),
+				 errdetail("Topic \"%s\" is that of publication \"%s\" as well, whose rows the replicas would delete.",
+						   SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+						   SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2)),
+				 errhint("Use outbox.copy, or give each publication a topic of its own.")));
+}
+
+/*
+ * resync(publication text)
+ */
+Datum
+outbox_resync(PG_FUNCTION_ARGS)
+{
+	char	   *name = publication_argument(fcinfo);
+	OutboxOwnerScope scope;
+
+	check_publication(name);
+	outbox_owner_enter(&scope);
+	SPI_connect();
+	check_topic(name);
+	SPI_finish();
+	outbox_owner_leave(&scope);
+	outbox_resync_request(name);
+	PG_RETURN_VOID();
+}
+
 Datum
 outbox_cancel_copy(PG_FUNCTION_ARGS)
 {
@@ -266,9 +370,10 @@ set_copy(CopyChunk *chunk)
 	chunk->name = pstrdup(SPI_getvalue(tup, desc, 2));
 	chunk->source = DatumGetObjectId(SPI_getbinval(tup, desc, 3, &isnull));
 	chunk->since = DatumGetInt64(SPI_getbinval(tup, desc, 4, &isnull));
-	d = SPI_getbinval(tup, desc, 5, &isnull);
-	chunk->ordered_by = isnull ? NULL : DatumGetArrayTypePCopy(d);
+	chunk->floor = DatumGetInt64(SPI_getbinval(tup, desc, 5, &isnull));
 	d = SPI_getbinval(tup, desc, 6, &isnull);
+	chunk->ordered_by = isnull ? NULL : DatumGetArrayTypePCopy(d);
+	d = SPI_getbinval(tup, desc, 7, &isnull);
 	chunk->last_key = isnull ? NULL : DatumGetArrayTypePCopy(d);
 	MemoryContextSwitchTo(oldcontext);
 }
@@ -297,6 +402,17 @@ load_pending(CopyChunk *chunk)
 	MemoryContextSwitchTo(oldcontext);
 }
 
+static bool
+find_step(CopyChunk *chunk, CopyStep step, const char *sql)
+{
+	execute(sql, 0, NULL, NULL, NULL);
+	if (SPI_processed == 0)
+		return false;
+	chunk->step = step;
+	set_copy(chunk);
+	return true;
+}
+
 /*
  * Rows whose updater has ended go first: they are few, and a copy of a large
  * table shall not wait for the next one.
@@ -306,20 +422,16 @@ next_step(CopyChunk *chunk)
 {
 	bool		isnull;
 
-	execute(next_pending_sql, 0, NULL, NULL, NULL);
-	if (SPI_processed > 0)
+	if (find_step(chunk, COPY_RETRY, next_pending_sql))
 	{
-		set_copy(chunk);
 		chunk->updater = DatumGetUInt64(SPI_getbinval(SPI_tuptable->vals[0],
-													  SPI_tuptable->tupdesc, 7, &isnull));
+													  SPI_tuptable->tupdesc, 8, &isnull));
 		load_pending(chunk);
 		return true;
 	}
-	execute(next_chunk_sql, 0, NULL, NULL, NULL);
-	if (SPI_processed == 0)
-		return false;
-	set_copy(chunk);
-	return true;
+	return find_step(chunk, COPY_BEGIN, next_begin_sql) ||
+		find_step(chunk, COPY_END, next_end_sql) ||
+		find_step(chunk, COPY_READ, next_chunk_sql);
 }
 
 /* ---------------- what came of it ---------------- */
@@ -364,6 +476,15 @@ store_retried(CopyChunk *chunk)
 }
 
 static void
+store_floor(CopyChunk *chunk)
+{
+	Oid			types[2] = {TEXTOID, INT8OID};
+	Datum		values[2] = {CStringGetTextDatum(chunk->name), Int64GetDatum(chunk->floor)};
+
+	execute(begin_sql, 2, types, values, NULL);
+}
+
+static void
 store_progress(CopyChunk *chunk)
 {
 	Oid			types[1] = {TEXTOID};
@@ -375,10 +496,21 @@ store_progress(CopyChunk *chunk)
 		execute(forget_pending_sql, 1, types, values, NULL);
 		return;
 	}
-	if (chunk->updater != 0)
-		store_retried(chunk);
-	else
-		store_chunk(chunk);
+	switch (chunk->step)
+	{
+		case COPY_BEGIN:
+			store_floor(chunk);
+			break;
+		case COPY_READ:
+			store_chunk(chunk);
+			break;
+		case COPY_RETRY:
+			store_retried(chunk);
+			break;
+		case COPY_END:
+			execute(end_sql, 1, types, values, NULL);
+			break;
+	}
 	execute(finish_sql, 1, types, values, NULL);
 }
 
@@ -473,7 +605,10 @@ copy_as_owner(CopyChunk *chunk)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("publication \"%s\" cannot be copied now", chunk->name)));
-		outbox_copy_read(chunk);
+		if (chunk->step == COPY_END)
+			outbox_capture_whole(chunk->pub, chunk->rel, OUTBOX_OP_END, chunk->floor);
+		else
+			outbox_copy_read(chunk);
 	}
 	PG_FINALLY();
 	{
@@ -487,8 +622,14 @@ copy_as_owner(CopyChunk *chunk)
 }
 
 static void
-copy_rows(CopyChunk *chunk)
+do_step(CopyChunk *chunk)
 {
+	if (chunk->step == COPY_BEGIN)
+	{
+		chunk->floor = outbox_stamp_next();
+		OUTBOX_FAULT("copy.floor");
+		return;
+	}
 	chunk->rel = try_relation_open(chunk->source, AccessShareLock);
 	if (chunk->rel == NULL)
 		ereport(ERROR,
@@ -513,13 +654,15 @@ copy_step(CopyChunk *chunk)
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	found = next_step(chunk);
+	if (found && (chunk->step == COPY_BEGIN || chunk->step == COPY_END))
+		check_topic(chunk->name);
 	PopActiveSnapshot();
 	SPI_finish();
 	if (found)
 	{
 		outbox_log_check_room();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		copy_rows(chunk);
+		do_step(chunk);
 		PopActiveSnapshot();
 		SPI_connect();
 		PushActiveSnapshot(GetTransactionSnapshot());

@@ -40,6 +40,15 @@ typedef struct CopyKey
 	Oid			gt_op;
 } CopyKey;
 
+/* What a step of a copy does. */
+typedef enum CopyStep
+{
+	COPY_BEGIN,					/* of a resync: take the floor */
+	COPY_READ,					/* a chunk of rows */
+	COPY_RETRY,					/* rows that were pending */
+	COPY_END					/* of a resync: tell all partitions */
+} CopyStep;
+
 /*
  * One step of a copy: a chunk of rows in the order of their identity, or rows
  * that were pending.  Lives for the step's transaction.
@@ -51,11 +60,13 @@ typedef struct CopyChunk
 	int32		pubid;
 	char	   *name;			/* NULL: none found yet */
 	Oid			source;
-	int64		since;
+	int64		since;			/* version of a row with an updater */
+	int64		floor;			/* of a resync */
+	CopyStep	step;
 	ArrayType  *ordered_by;		/* what last_key belongs to; NULL: nothing */
 	ArrayType  *last_key;		/* NULL: from the beginning */
 	List	   *retry;			/* CopyPendingRow *, whose updater has ended */
-	uint64		updater;		/* that one; 0: this is a chunk */
+	uint64		updater;		/* that one */
 
 	/* while the table is open */
 	Relation	rel;
@@ -91,6 +102,9 @@ extern void outbox_copy_read(CopyChunk *chunk);
  * until the copy is done.
  */
 extern void outbox_copy_request(const char *publication, bool heals);
+
+/* The same, to end with an event by which replicas delete what is older. */
+extern void outbox_resync_request(const char *publication);
 
 /* If a copy of the publication is under way, it begins anew. */
 extern void outbox_copy_restart(const char *publication);

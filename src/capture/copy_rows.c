@@ -18,7 +18,8 @@
  * right whatever happened meanwhile.  The version read was live after that id
  * was taken, so of all changes that follow it only its updater's can have been
  * stamped before the id; who changed the row later has a larger stamp, and an
- * event of his own.  So a row waits for one transaction, once, however often it
+ * event of his own.  (A resync has waited for whoever stamped before its floor:
+ * there the event carries the floor, see copy.c.)  So a row waits for one transaction, once, however often it
  * is changed.
  *
  * Keys are written down as their type's output, and read in the order of the
@@ -495,7 +496,7 @@ outbox_copy_read(CopyChunk *chunk)
 	SPI_connect();
 	chunk->slot = MakeSingleTupleTableSlot(RelationGetDescr(chunk->rel), &TTSOpsHeapTuple);
 	prefer_index();
-	if (chunk->updater != 0)
+	if (chunk->step == COPY_RETRY)
 		read_pending(chunk);
 	else
 		read_chunk(chunk);

@@ -37,6 +37,7 @@ SELECT set_eq($$SELECT proname::text, regexp_replace(pg_get_function_arguments(o
 	('redrive_all', 'name text', 'bigint'),
 	('replicate', 'target regclass, topic text, name text DEFAULT NULL, key text[] DEFAULT NULL, version_column text DEFAULT NULL, start text DEFAULT ''earliest'', columns text[] DEFAULT NULL, on_error text DEFAULT ''dead_letter'', on_data_loss text DEFAULT ''stop'', server text DEFAULT NULL', 'text'),
 	('resume', 'worker text DEFAULT NULL', 'void'),
+	('resync', 'publication text', 'void'),
 	('resume_subscription', 'name text', 'void'),
 	('resume_topic', 'topic text, server text DEFAULT NULL', 'void'),
 	('seek', 'name text, start text, partition integer DEFAULT NULL', 'void'),

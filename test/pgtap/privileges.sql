@@ -26,7 +26,7 @@ WHERE c.relkind IN ('r', 'v', 'p') AND has_any_column_privilege(who, c.oid, 'SEL
 $$;
 
 SELECT set_eq($$SELECT pg_temp.executable_by('outbox_nobody')$$,
-	ARRAY['publish', 'unpublish', 'adopt', 'copy', 'cancel_copy', 'server_check'],
+	ARRAY['publish', 'unpublish', 'adopt', 'copy', 'resync', 'cancel_copy', 'server_check'],
 	'PUBLIC may call what asks for ownership or USAGE itself');
 SELECT set_eq($$SELECT pg_temp.readable_by('outbox_nobody')$$,
 	ARRAY['publications'],
