@@ -51,6 +51,8 @@ CREATE TABLE outbox._offset (
 	skipped bigint NOT NULL DEFAULT 0,
 	lost bigint NOT NULL DEFAULT 0,
 	last_at timestamptz,
+	last_loss text,
+	last_loss_at timestamptz,
 	PRIMARY KEY (subscription, partition)
 ) WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 COMMENT ON TABLE outbox._offset IS 'how far each partition was consumed, moved in the transaction that applies the events; internal';

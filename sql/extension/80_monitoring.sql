@@ -140,11 +140,13 @@ SELECT s.name, s.topic, o.partition, s.state, o.next_offset, o.high_watermark,
 	o.parked - coalesce(r.parked, 0) AS parked,
 	o.skipped - coalesce(r.skipped, 0) AS skipped,
 	o.lost - coalesce(r.lost, 0) AS lost,
-	CASE WHEN o.last_time_ms BETWEEN 0 AND 9224318015999999 THEN to_timestamp(o.last_time_ms / 1000.0) END AS last_event_time, o.last_at AS last_applied_at, r.at AS stats_reset
+	CASE WHEN o.last_time_ms BETWEEN 0 AND 9224318015999999 THEN to_timestamp(o.last_time_ms / 1000.0) END AS last_event_time, o.last_at AS last_applied_at, r.at AS stats_reset,
+	CASE WHEN o.last_loss_at <= r.at THEN NULL ELSE o.last_loss END AS last_loss,
+	CASE WHEN o.last_loss_at <= r.at THEN NULL ELSE o.last_loss_at END AS last_loss_at
 FROM outbox._subscription s LEFT JOIN outbox._offset o ON o.subscription = s.name
 	LEFT JOIN outbox._reset_subscription r ON r.subscription = o.subscription AND r.partition = o.partition;
 COMMENT ON VIEW outbox.stat_subscriptions IS
-'one row per subscription and partition: the next offset to read, the end of the partition when it was last seen (null: never), lag in records behind that, and, since the offsets were first stored or outbox.stat_reset(), how many events were received and what became of them (as in outbox.apply_result; handlers count as applied; dead and parked: set aside at first, see outbox.dead_letters; lost: offsets that the broker no longer had)';
+'one row per subscription and partition: the next offset to read, the end of the partition when it was last seen (null: never), lag in records behind that, and, since the offsets were first stored or outbox.stat_reset(), how many events were received and what became of them (as in outbox.apply_result; handlers count as applied; dead and parked: set aside at first, see outbox.dead_letters; lost: offsets that the broker no longer had, of a topic that was created again those that had been seen); last_loss: what was lost the last time, with the range, and when, since outbox.stat_reset()';
 
 CREATE VIEW outbox.stat_log AS
 SELECT u.bytes, u.limit_bytes, (SELECT last_value FROM outbox._log_current) AS rotations, u.held_by
@@ -212,10 +214,12 @@ SELECT 'subscription', s.name,
 	(SELECT pg_catalog.sum(greatest(o.high_watermark - o.next_offset, 0))::bigint
 	 FROM outbox._offset AS o WHERE o.subscription = s.name AND s.state = 'running' AND w.pid IS NOT NULL AND q.server IS NULL
 	 HAVING pg_catalog.bool_and(o.high_watermark IS NOT NULL)), NULL,
-	CASE WHEN s.state <> 'running' THEN s.stopped_reason ELSE q.reason END,
-	CASE WHEN s.state <> 'running' THEN s.stopped_at ELSE q.since END
+	CASE WHEN s.state <> 'running' THEN s.stopped_reason WHEN q.server IS NOT NULL THEN q.reason ELSE l.last_loss END,
+	CASE WHEN s.state <> 'running' THEN s.stopped_at WHEN q.server IS NOT NULL THEN q.since ELSE l.last_loss_at END
 FROM outbox.subscriptions AS s JOIN w ON w.worker = 'applier'
 	LEFT JOIN outbox._waiting_servers() AS q ON q.worker = 'applier' AND q.server = s.server
+	LEFT JOIN LATERAL (SELECT v.last_loss, v.last_loss_at FROM outbox.stat_subscriptions AS v
+		WHERE v.name = s.name AND v.last_loss IS NOT NULL ORDER BY v.last_loss_at DESC LIMIT 1) AS l ON true
 UNION ALL
 SELECT 'dead letters', d.direction, 'waiting', 'attention', NULL, pg_catalog.count(*), NULL,
 	(pg_catalog.array_agg(d.message ORDER BY d.id DESC))[1], pg_catalog.max(d.last_at)

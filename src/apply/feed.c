@@ -316,6 +316,66 @@ assign_partitions(OutboxFeed *feed)
 	pfree(parts);
 }
 
+/* ---------------- what is lost ---------------- */
+
+static void
+report_loss(OutboxFeed *feed, const char *reason)
+{
+	char	   *message = psprintf("subscription \"%s\" has lost events: %s", feed->sub->name, reason);
+
+	ereport(WARNING,
+			(errcode(ERRCODE_DATA_EXCEPTION),
+			 errmsg("subscription \"%s\" has lost events", feed->sub->name),
+			 errdetail_internal("%s", reason),
+			 errhint("If the topic is published by pg_outbox, outbox.resync there makes replicas right again.")));
+	outbox_worker_report_error(message);
+	pfree(message);
+}
+
+/*
+ * What had been seen of the topic and was not read, as far as anybody knows.
+ */
+static char *
+unread_ranges(const OutboxFeed *feed)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (int i = 0; i < feed->nparts; i++)
+	{
+		const OutboxFeedPartition *part = &feed->parts[i];
+
+		if (part->high > part->next)
+			appendStringInfo(&buf, "%s" INT64_FORMAT " to " INT64_FORMAT " of partition %d",
+							 buf.len > 0 ? ", " : "not read before were offsets ",
+							 part->next, part->high - 1, part->partition);
+	}
+	return buf.len > 0 ? buf.data : "all that had been seen of it was read";
+}
+
+/*
+ * The topic is another one than was read, or has lost what was read of it.
+ * Offsets mean nothing any more: stop, or begin anew, as the subscription says.
+ */
+static void
+topic_replaced(OutboxFeed *feed, const OutboxPartitionOffset *parts, int nparts, const char *what)
+{
+	char	   *reason = psprintf("%s; %s", what, unread_ranges(feed));
+	MemoryContext context;
+
+	if (!feed->sub->continue_on_loss)
+	{
+		outbox_feed_stop(feed, ERRCODE_DATA_EXCEPTION, reason);
+		return;
+	}
+	report_loss(feed, reason);
+	context = outbox_transaction_begin();
+	outbox_offset_begin_anew(feed, parts, nparts, reason);
+	outbox_transaction_commit(context);
+	outbox_feed_restart(feed);
+	reload_partitions(feed);
+}
+
 /*
  * Why the partition cannot be read on from where it stands, which is behind
  * its end.  If nothing was read before, somebody named the offset.
@@ -346,12 +406,18 @@ check_known(OutboxFeed *feed, const OutboxPartitionOffset *parts, int nparts)
 
 		if (now != NULL && (now->high < 0 || now->high >= part->next))
 			continue;
+		if (now != NULL && part->last < 0)
+		{
+			/* somebody's mistake, and no loss */
+			outbox_feed_stop(feed, ERRCODE_DATA_EXCEPTION, beyond_end(feed, part, now->high));
+			return false;
+		}
 		if (now == NULL)
 			reason = psprintf("partition %d of topic \"%s\" is gone; the topic may have been created again",
 							  part->partition, feed->sub->topic);
 		else
 			reason = beyond_end(feed, part, now->high);
-		outbox_feed_stop(feed, ERRCODE_DATA_EXCEPTION, reason);
+		topic_replaced(feed, parts, nparts, reason);
 		return false;
 	}
 	return true;
@@ -364,9 +430,9 @@ check_anchor(OutboxFeed *feed, const OutboxPartitionOffset *parts, int nparts)
 
 	if (outbox_anchor_check(feed, parts, nparts, &partition))
 		return true;
-	outbox_feed_stop(feed, ERRCODE_DATA_EXCEPTION,
-					 psprintf("partition %d of topic \"%s\" begins with records that are newer than what was read of it; the topic was created again",
-							  partition, feed->sub->topic));
+	topic_replaced(feed, parts, nparts,
+				   psprintf("partition %d of topic \"%s\" begins with records that are newer than what was read of it; the topic was created again",
+							partition, feed->sub->topic));
 	return false;
 }
 
@@ -444,31 +510,54 @@ handle_out_of_range(OutboxFeed *feed, int32 partition)
 		outbox_consumer_seek(feed->cons, feed->sub->topic, partition, part->next);
 		return;
 	}
-	if (part->next < now->low)
-		reason = psprintf("offsets " INT64_FORMAT " to " INT64_FORMAT " of partition %d of topic \"%s\" were removed before they were read",
-						  part->next, now->low - 1, partition, feed->sub->topic);
-	else
-		reason = beyond_end(feed, part, now->high);
+	if (part->next > now->high)
+	{
+		(void) check_known(feed, parts, nparts);
+		return;
+	}
+	reason = psprintf("offsets " INT64_FORMAT " to " INT64_FORMAT " of partition %d of topic \"%s\" were removed before they were read",
+					  part->next, now->low - 1, partition, feed->sub->topic);
 	if (!feed->sub->continue_on_loss)
 	{
 		outbox_feed_stop(feed, ERRCODE_DATA_EXCEPTION, reason);
 		return;
 	}
-	ereport(WARNING,
-			(errcode(ERRCODE_DATA_EXCEPTION),
-			 errmsg("subscription \"%s\" has lost events", feed->sub->name),
-			 errdetail_internal("%s", reason)));
+	report_loss(feed, reason);
 	context = outbox_transaction_begin();
-	outbox_offset_skip_lost(feed, part, now->low);
+	outbox_offset_skip_lost(feed, part, now->low, reason);
 	outbox_transaction_commit(context);
 	outbox_feed_restart(feed);
+}
+
+/*
+ * Not at its place is the last record that was applied.  Ask for the partitions
+ * that there are now; if that cannot be done the look is taken again later.
+ */
+static void
+handle_other_record(OutboxFeed *feed, int32 partition, int64 offset)
+{
+	OutboxPartitionOffset *parts;
+	OutboxKafkaFault fault;
+	char	   *error;
+	int			nparts = outbox_consumer_partitions(outbox_asker_get(feed), feed->sub->topic,
+													METADATA_TIMEOUT_MS, &parts, &fault, &error);
+
+	if (nparts < 0)
+	{
+		outbox_feed_restart(feed);
+		outbox_feed_back_off(feed, psprintf("topic \"%s\": %s", feed->sub->topic, error));
+		return;
+	}
+	topic_replaced(feed, parts, nparts,
+				   psprintf("offset " INT64_FORMAT " of partition %d of topic \"%s\" holds another event than the one that was applied; the topic was created again",
+							offset, partition, feed->sub->topic));
 }
 
 /*
  * Is this, at the offset of the last record that was applied, still that one?
  */
 static bool
-verify_record(OutboxFeed *feed, OutboxFeedPartition *part, const OutboxRecord *rec)
+verify_record(OutboxFeedPartition *part, const OutboxRecord *rec)
 {
 	const char *id = "";
 	int			id_len = 0;
@@ -485,9 +574,6 @@ verify_record(OutboxFeed *feed, OutboxFeedPartition *part, const OutboxRecord *r
 	if (rec->timestamp_ms == part->last_time_ms && strlen(part->last_id) == id_len &&
 		(memcmp(id, part->last_id, id_len) == 0 || memchr(part->last_id, '?', id_len) != NULL))
 		return true;
-	outbox_feed_stop(feed, ERRCODE_DATA_EXCEPTION,
-					 psprintf("offset " INT64_FORMAT " of partition %d of topic \"%s\" holds another event than the one that was applied; the topic was created again",
-							  rec->offset, part->partition, feed->sub->topic));
 	return false;
 }
 
@@ -508,8 +594,14 @@ take_record(OutboxFeed *feed, OutboxRecord *rec)
 			return false;
 		case OUTBOX_RECORD_EVENT:
 			part = outbox_feed_partition(feed, rec->partition);
-			if (part->verifying && !verify_record(feed, part, rec))
+			if (part->verifying && !verify_record(part, rec))
+			{
+				int64		offset = rec->offset;
+
+				outbox_record_release(rec);
+				handle_other_record(feed, part->partition, offset);
 				return false;
+			}
 			if (rec->offset < part->next)
 				break;
 			feed->bytes += rec->key_len + rec->value_len;

@@ -26,6 +26,8 @@ typedef struct OutboxFeedPartition
 	int32		partition;
 	int64		next;			/* as stored: the first offset not yet dealt
 								 * with */
+	int64		high;			/* where the partition ended when that was
+								 * last stored, or -1 */
 	int64		last;			/* offset of the last record dealt with, or -1 */
 	int64		last_time_ms;
 	char		last_id[OUTBOX_ID_LENGTH];	/* its header id, cut off */

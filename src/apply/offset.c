@@ -30,7 +30,7 @@ void
 outbox_offset_load(OutboxFeed *feed)
 {
 	static const char sql[] =
-	"SELECT partition, next_offset, last_offset, last_time_ms, last_id"
+	"SELECT partition, next_offset, last_offset, last_time_ms, last_id, high_watermark"
 	" FROM outbox._offset WHERE subscription = $1 ORDER BY partition";
 	OutboxSqlArg args[] = {sql_text(feed->sub->name)};
 	OutboxOwnerScope scope;
@@ -50,6 +50,7 @@ outbox_offset_load(OutboxFeed *feed)
 		part->last = outbox_statement_get_int8(i, 3, -1);
 		part->last_time_ms = outbox_statement_get_int8(i, 4, -1);
 		strlcpy(part->last_id, id ? id : "", OUTBOX_ID_LENGTH);
+		part->high = outbox_statement_get_int8(i, 6, -1);
 	}
 	outbox_statement_end(&scope);
 }
@@ -194,19 +195,49 @@ outbox_offset_moved(OutboxFeed *feed, int n)
 	}
 }
 
-void
-outbox_offset_skip_lost(OutboxFeed *feed, OutboxFeedPartition *part, int64 to)
+/*
+ * What was not read below "end" is lost.
+ */
+static void
+skip_to(OutboxFeed *feed, const OutboxFeedPartition *part, int64 to, int64 end, const char *reason)
 {
 	static const char sql[] =
 	"UPDATE outbox._offset SET next_offset = $4, last_offset = NULL, last_time_ms = NULL,"
-	" last_id = NULL, lost = lost + $5"
+	" last_id = NULL, high_watermark = NULL, lost = lost + $5, last_loss = $6,"
+	" last_loss_at = pg_catalog.clock_timestamp()"
 	" WHERE subscription = $1 AND partition = $2 AND next_offset = $3";
 	OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_int4(part->partition),
-	sql_int8(part->next), sql_int8(to), sql_int8(Max(to - part->next, 0))};
+	sql_int8(part->next), sql_int8(to), sql_int8(Max(end - part->next, 0)), sql_text(reason)};
+
+	(void) outbox_statement_run(sql, lengthof(args), args);
+}
+
+void
+outbox_offset_skip_lost(OutboxFeed *feed, const OutboxFeedPartition *part, int64 to,
+						const char *reason)
+{
 	OutboxOwnerScope scope;
 
 	outbox_statement_begin(&scope);
-	(void) outbox_statement_run(sql, lengthof(args), args);
+	skip_to(feed, part, to, to, reason);
+	outbox_statement_end(&scope);
+}
+
+void
+outbox_offset_begin_anew(OutboxFeed *feed, const OutboxPartitionOffset *parts, int nparts,
+						 const char *reason)
+{
+	static const char forget[] =
+	"DELETE FROM outbox._offset WHERE subscription = $1 AND partition >= $2";
+	OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_int4(nparts)};
+	OutboxOwnerScope scope;
+
+	outbox_statement_begin(&scope);
+	for (int i = 0; i < feed->nparts; i++)
+		if (feed->parts[i].partition < nparts)
+			skip_to(feed, &feed->parts[i], parts[feed->parts[i].partition].low,
+					feed->parts[i].high, reason);
+	(void) outbox_statement_run(forget, lengthof(args), args);
 	outbox_statement_end(&scope);
 }
 
@@ -227,8 +258,10 @@ outbox_offset_store_high(OutboxFeed *feed)
 		int64		high = outbox_consumer_high_watermark(feed->cons, feed->sub->topic, partition);
 		OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_int4(partition), sql_int8(high)};
 
-		if (high >= 0)
-			(void) outbox_statement_run(sql, lengthof(args), args);
+		if (high < 0)
+			continue;
+		(void) outbox_statement_run(sql, lengthof(args), args);
+		feed->parts[i].high = high;
 	}
 	outbox_statement_end(&scope);
 }

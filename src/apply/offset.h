@@ -30,8 +30,16 @@ extern void outbox_offset_settle(OutboxFeed *feed, int n, const OutboxFailureRun
 /* The transaction of settle() has committed. */
 extern void outbox_offset_moved(OutboxFeed *feed, int n);
 
-/* Pass over offsets that the broker does not have any more. */
-extern void outbox_offset_skip_lost(OutboxFeed *feed, OutboxFeedPartition *part, int64 to);
+/* Pass over offsets that the broker does not have any more, for that reason. */
+extern void outbox_offset_skip_lost(OutboxFeed *feed, const OutboxFeedPartition *part, int64 to,
+									const char *reason);
+
+/*
+ * The topic is another one: begin at the beginning of its partitions, and forget
+ * those that are gone.
+ */
+extern void outbox_offset_begin_anew(OutboxFeed *feed, const OutboxPartitionOffset *parts,
+									 int nparts, const char *reason);
 
 extern void outbox_offset_store_high(OutboxFeed *feed);
 
