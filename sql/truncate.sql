@@ -147,6 +147,17 @@ SELECT outbox.apply('r', 'k', '{"id":"k","v":"v"}', '{"id":"200","op":"x"}');
 SELECT outbox.apply('r', 'k', '{"id":"k","v":"v"}', '{"id":"200","op":"u","partition":"north"}');
 SELECT outbox.emit('t', 'k', 'v'::text, headers => '{"partition": "north"}');
 
+-- An outgoing letter that was for every partition is so again
+BEGIN;
+INSERT INTO outbox._dead_letter (direction, server, topic, key, value, header_names, header_values, event_time, sqlstate, message, state)
+VALUES ('out', 'kafka', 't', 'pg_outbox.resync', '{}', '{id,op,version}', '{5,e,3}', now(), '54000', 'refused', 'dead') RETURNING id AS letter \gset
+SELECT outbox.redrive(:letter);
+SELECT topic, op, key, headers FROM outbox.events WHERE uncommitted;
+ROLLBACK;
+
+-- pg_dump takes them along
+SELECT c::regclass FROM pg_extension, unnest(extconfig) AS c WHERE c::regclass::text ~ '_(floor|mark)$' ORDER BY 1;
+
 -- Floors outlast retention, and go with their table
 SELECT outbox.forget_expired() >= 0 AS ran;
 SELECT floor FROM known;

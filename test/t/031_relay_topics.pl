@@ -37,6 +37,18 @@ is_soon($node, 'postgres', "SELECT state FROM outbox._stream WHERE topic = '$mis
 $node->safe_psql('postgres', "SELECT outbox.emit('$missing', 'k', '11')");
 is(values_of(topic_wait($broker, $missing, 11)), join(' ', 1 .. 11), 'later events follow');
 
+# The same for an event that every partition gets: how many there are is not known.
+my $cut = unique_topic('cut');
+$node->safe_psql('postgres', "CREATE TABLE cut (id int PRIMARY KEY); SELECT outbox.publish('cut', topic => '$cut', on_truncate => 'publish', initial => 'none')");
+$node->safe_psql('postgres', 'TRUNCATE cut; INSERT INTO cut VALUES (1); TRUNCATE cut');
+is_soon($node, 'postgres', "SELECT state, parked_events, reason ~ 'Unknown topic' FROM outbox.stat_topics WHERE topic = '$cut'", 'stopped|3|t',
+	'a TRUNCATE stops a topic that is missing');
+$node->safe_psql('postgres', "SELECT outbox.emit('$fine', 'k', 'still')");
+is(values_of(topic_wait($broker, $fine, 2)), 'fine still', 'others go on');
+topic_create($broker, $cut, 3);
+is(join(' ', sort map { "$_->{headers}{op}$_->{headers}{partition}" } grep { $_->{headers}{op} eq 't' } topic_wait($broker, $cut, 7, 120)),
+	't0/3 t0/3 t1/3 t1/3 t2/3 t2/3', 'and has its copies when the topic is there');
+
 # A server that is dropped: its events wait for it.
 my $gone = unique_topic('gone');
 topic_create($broker, $gone, 1);

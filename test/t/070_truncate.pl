@@ -124,6 +124,24 @@ ok(wait_for_worker($node, 'users', 'relay', $pid), 'the relay died and is back')
 equal('item', 'a relay that dies between the copies sends them again');
 is_soon($node, 'orders', q(SELECT count(*) FROM heard WHERE op = 't'), '2', 'which handlers do not notice');
 
+# ---- more partitions than the producer takes messages at once
+my $mock = outbox_broker(mock => 1, topics => { wide => 1300 });
+$node->safe_psql('users', <<"END");
+CREATE SERVER narrow FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '$mock->{bootstrap}', "queue.buffering.max.messages" '1000');
+CREATE TABLE wide (id int PRIMARY KEY);
+SELECT outbox.publish('wide', topic => 'wide', server => 'narrow', on_truncate => 'publish');
+TRUNCATE wide;
+INSERT INTO wide VALUES (1);
+END
+sub copies { return join ' ', sort { $a <=> $b } map { $_->{partition} } grep { ($_->{headers}{op} // '') eq 't' } topic_wait($mock, 'wide', $_[0], 120) }
+is(copies(1301), join(' ', 0 .. 1299), 'a copy for each of many partitions');
+$node->safe_psql('users', q(SELECT outbox.pause_topic('wide', 'narrow')));
+is_soon($node, 'users', q(SELECT state FROM outbox.stat_topics WHERE topic = 'wide'), 'paused', 'the topic is paused');
+$node->safe_psql('users', 'TRUNCATE wide; INSERT INTO wide VALUES (2)');
+is_soon($node, 'users', q(SELECT parked_events FROM outbox.stat_topics WHERE topic = 'wide'), '2', 'parked');
+$node->safe_psql('users', q(SELECT outbox.resume_topic('wide', 'narrow')));
+is(copies(2602), join(' ', map { ($_, $_) } 0 .. 1299), 'and drained once each');
+
 # ---- the topic grows
 if ($broker->{kind} eq 'kafka')
 {
