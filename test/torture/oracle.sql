@@ -86,7 +86,7 @@ ORDER BY tbl, key, era, xid, place DESC;
 -- Committed, and not in Kafka.
 CREATE VIEW lost AS
 SELECT tbl, key, era, xid, seq, rev FROM expected AS e
-WHERE NOT lost AND NOT EXISTS (
+WHERE NOT lost AND tbl <> 'event' AND NOT EXISTS (
 	SELECT FROM first AS f WHERE f.op <> 'r' AND (f.tbl, f.key, f.era, f.xid) = (e.tbl, e.key, e.era, e.xid))
 UNION ALL
 SELECT tbl, key, era, xid, seq, rev FROM history AS h
