@@ -75,6 +75,7 @@ typedef struct OutboxKafkaApi
 	OutboxKafkaFault (*producer_partitions) (OutboxProducer *prod, const char *topic,
 											 int32 *npartitions);
 	void		(*producer_close) (OutboxProducer *prod, int timeout_ms);
+	bool		(*client_ending) (const char *server);
 
 	OutboxConsumer *(*consumer_create) (const OutboxServerSettings *settings,
 										const char *group_id, int sharers,

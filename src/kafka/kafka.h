@@ -124,9 +124,17 @@ extern OutboxKafkaFault outbox_producer_partitions(OutboxProducer *prod, const c
 
 /*
  * End the producer: purge what is queued, wait at most timeout_ms for what is
- * on the wire.  For a worker that goes on; one that exits just leaves.
+ * on the wire.  For a process that goes on; one that exits just leaves.
  */
 extern void outbox_producer_close(OutboxProducer *prod, int timeout_ms);
+
+/*
+ * Its connections end in the background, which takes long where a name server
+ * does not answer.  Is one of that server's producers still ending?  What it had
+ * on the wire may then still arrive: do not make another one before.  event_fd
+ * is written at its end.
+ */
+extern bool outbox_producer_ending(const char *server);
 
 /* ---------------- consumer ---------------- */
 

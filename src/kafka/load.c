@@ -139,6 +139,12 @@ outbox_producer_close(OutboxProducer *prod, int timeout_ms)
 	loaded_api->producer_close(prod, timeout_ms);
 }
 
+bool
+outbox_producer_ending(const char *server)
+{
+	return loaded_api != NULL && loaded_api->client_ending(server);
+}
+
 /* ---------------- consumer ---------------- */
 
 OutboxConsumer *

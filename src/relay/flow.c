@@ -220,7 +220,10 @@ producer_ready(RelayFlow *flow)
 		outbox_flow_wait_reason(flow, NULL);
 		return true;			/* its topics are stopped, events are parked */
 	}
-	if (flow->producer == NULL && GetCurrentTimestamp() >= flow->producer_retry)
+	flow->producer_ending = flow->producer == NULL && outbox_producer_ending(flow->server);
+	if (flow->producer_ending)
+		outbox_flow_wait_reason(flow, "the former connections have not ended yet");
+	else if (flow->producer == NULL && GetCurrentTimestamp() >= flow->producer_retry)
 		producer_open(flow);
 	if (flow->producer == NULL)
 		return false;

@@ -165,6 +165,7 @@ typedef struct RelayFlow
 
 	OutboxProducer *producer;	/* NULL: to be made at producer_retry */
 	bool		producer_broken;	/* it takes nothing more: make another */
+	bool		producer_ending;	/* the former one has to end first */
 	TimestampTz producer_retry;
 	int			producer_retry_ms;	/* back-off; 0: none since a delivery */
 	TimestampTz restart_by;		/* settings changed: producer ends by then; 0:

@@ -353,7 +353,7 @@ wait_timeout(void)
 
 		if (outbox_flow_unsettled(flow))
 			timeout = Min(timeout, UNSETTLED_MS);
-		if (flow->producer == NULL && OidIsValid(flow->serverid))
+		if (flow->producer == NULL && !flow->producer_ending && OidIsValid(flow->serverid))
 			timeout = Min(timeout, TimestampDifferenceMilliseconds(now, flow->producer_retry) + 1);
 		if (retry != 0)
 			timeout = Min(timeout, TimestampDifferenceMilliseconds(now, retry) + 1);

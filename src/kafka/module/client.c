@@ -12,10 +12,11 @@
 #include "kafka/module/client.h"
 
 #include <limits.h>
-#include <pthread.h>
 #include <signal.h>
 #include <syslog.h>
+#include <unistd.h>
 
+#include "port/atomics.h"
 #include "utils/memutils.h"
 
 #define PROBE_INTERVAL_MS 500	/* between two looks for a live broker */
@@ -224,6 +225,7 @@ client_start(Client *client, rd_kafka_type_t type, rd_kafka_conf_t *conf,
 	}
 	else
 		client->queue = rd_kafka_queue_get_main(client->rk);
+	client->event_fd = event_fd;
 	if (event_fd >= 0)
 		rd_kafka_queue_io_event_enable(client->queue, event_fd, &one, sizeof(one));
 }
@@ -275,41 +277,138 @@ client_destroy(Client *client)
 }
 
 /*
- * @locality a thread of its own, which touches nothing of the server's.
+ * An instance on its way to its end.  In malloc()ed memory: a thread of its own
+ * works on it, while nothing else of the server's is touched.
+ */
+typedef struct Ending
+{
+	struct Ending *next;		/* in "endings"; the backend's thread only */
+	char		server[NAMEDATALEN];
+	rd_kafka_t *rk;
+	ClientCall	before;			/* or NULL */
+	void	   *arg;
+	int			event_fd;		/* written at the end, or -1 */
+	pg_atomic_uint32 ended;		/* last access of the thread */
+} Ending;
+
+static Ending *endings = NULL;
+
+/*
+ * Wake whoever waits for the descriptor.
+ *
+ * @locality any thread
+ */
+void
+client_signal(int event_fd)
+{
+	static const uint64 one = 1;
+
+	if (event_fd >= 0)
+	{
+		ssize_t		rc = write(event_fd, &one, sizeof(one));
+
+		(void) rc;				/* if it is full, he is awake */
+	}
+}
+
+/*
+ * @locality a thread of its own
  */
 static void *
-destroy_main(void *rk)
+ending_main(void *arg)
 {
-	rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	Ending	   *ending = arg;
+	int			event_fd = ending->event_fd;
+
+	if (ending->before != NULL)
+		ending->before(ending->arg);
+	rd_kafka_purge(ending->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+	rd_kafka_destroy_flags(ending->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	pg_write_barrier();
+	pg_atomic_write_u32(&ending->ended, 1);
+	client_signal(event_fd);
 	return NULL;
 }
 
 /*
- * Like client_destroy(), but somebody else waits.  Fetching from a topic that
- * was deleted makes the library's threads take many seconds to end.
+ * Threads inherit the signal mask, see instance_create().
  */
-void
-client_destroy_later(Client *client)
+bool
+client_thread(pthread_t * thread, ClientThread body, void *arg)
 {
 	sigset_t	all;
 	sigset_t	saved;
-	pthread_t	thread;
 	int			rc;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &saved);
+	rc = pthread_create(thread, NULL, body, arg);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	return rc == 0;
+}
+
+/*
+ * Like client_destroy(), but somebody else waits.  Fetching from a topic that
+ * was deleted makes the library's threads take many seconds to end, a name
+ * server that does not answer even longer.
+ */
+void
+client_destroy_later(Client *client, ClientCall before, void *arg)
+{
+	Ending	   *ending;
+	pthread_t	thread;
 
 	if (client->rk == NULL)
 		return;
 	rd_kafka_queue_io_event_enable(client->queue, -1, NULL, 0);
 	rd_kafka_queue_destroy(client->queue);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &saved);
-	rc = pthread_create(&thread, NULL, destroy_main, client->rk);
-	pthread_sigmask(SIG_SETMASK, &saved, NULL);
-	if (rc == 0)
-		pthread_detach(thread);
+	ending = calloc(1, sizeof(Ending));
+	if (ending != NULL)
+	{
+		strlcpy(ending->server, client->server, sizeof(ending->server));
+		ending->rk = client->rk;
+		ending->before = before;
+		ending->arg = arg;
+		ending->event_fd = client->event_fd;
+		pg_atomic_init_u32(&ending->ended, 0);
+		ending->next = endings;
+		endings = ending;
+		if (client_thread(&thread, ending_main, ending))
+			pthread_detach(thread);
+		else
+			(void) ending_main(ending);
+	}
 	else
-		(void) destroy_main(client->rk);
+	{
+		if (before != NULL)
+			before(arg);
+		rd_kafka_destroy_flags(client->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	}
 	client->queue = NULL;
 	client->rk = NULL;
+}
+
+bool
+client_ending(const char *server)
+{
+	Ending	  **link = &endings;
+	bool		found = false;
+
+	while (*link != NULL)
+	{
+		Ending	   *ending = *link;
+
+		if (pg_atomic_read_u32(&ending->ended))
+		{
+			pg_read_barrier();
+			*link = ending->next;
+			free(ending);
+			continue;
+		}
+		found |= strcmp(ending->server, server) == 0;
+		link = &ending->next;
+	}
+	return found;
 }
 
 int

@@ -17,6 +17,7 @@
 #include "kafka/api.h"
 
 #include <librdkafka/rdkafka.h>
+#include <pthread.h>
 
 #include "utils/timestamp.h"
 
@@ -32,6 +33,7 @@ typedef struct Client
 	/* library */
 	rd_kafka_t *rk;				/* NULL once ended */
 	rd_kafka_queue_t *queue;	/* everything arrives here */
+	int			event_fd;		/* -1: none */
 
 	/* connection */
 	bool		up;				/* a broker has answered since the last outage */
@@ -68,7 +70,23 @@ extern MemoryContext client_context(const char *name);
 
 /* End the library's instance; waits for its threads. */
 extern void client_destroy(Client *client);
-extern void client_destroy_later(Client *client);
+
+/*
+ * The same in a thread of its own, which first calls "before", if there is one:
+ * it may touch nothing but what "arg" gives it, and librdkafka.
+ */
+typedef void (*ClientCall) (void *arg);
+extern void client_destroy_later(Client *client, ClientCall before, void *arg);
+
+/* Has a client of that server been left to such a thread and not ended yet? */
+extern bool client_ending(const char *server);
+
+/* Write to an eventfd; any thread may. */
+extern void client_signal(int event_fd);
+
+/* Start a thread that takes no signals. */
+typedef void *(*ClientThread) (void *arg);
+extern bool client_thread(pthread_t * thread, ClientThread body, void *arg);
 
 /* Take note of an error or log event.  Does not destroy it. */
 extern void client_note_event(Client *client, rd_kafka_event_t *ev);

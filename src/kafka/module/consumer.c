@@ -265,7 +265,7 @@ consumer_close(OutboxConsumer *cons)
 	dlist_foreach_modify(iter, &cons->held)
 		holder_free(dlist_container(Holder, node, iter.cur));
 	rd_kafka_assign(cons->client.rk, NULL);
-	client_destroy_later(&cons->client);
+	client_destroy_later(&cons->client, NULL, NULL);
 	MemoryContextDelete(cons->client.cxt);
 }
 

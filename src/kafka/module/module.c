@@ -40,6 +40,7 @@ static const OutboxKafkaApi api = {
 	.producer_refresh_topic = producer_refresh_topic,
 	.producer_partitions = producer_partitions,
 	.producer_close = producer_close,
+	.client_ending = client_ending,
 
 	.consumer_create = consumer_create,
 	.consumer_assign = consumer_assign,

@@ -184,7 +184,7 @@ producer_free(OutboxProducer *prod)
 	while ((topic = hash_seq_search(&scan)) != NULL)
 		if (topic->rkt != NULL)
 			rd_kafka_topic_destroy(topic->rkt);
-	client_destroy(&prod->client);
+	client_destroy_later(&prod->client, NULL, NULL);
 	MemoryContextDelete(prod->client.cxt);
 }
 
@@ -215,17 +215,21 @@ producer_drain(OutboxProducer *prod, TimestampTz until)
 	}
 }
 
+/*
+ * A purge that waits, and the end of the library's instance, wait for threads
+ * of it that may be looking up a name; so both are left to another thread.
+ */
 void
 producer_close(OutboxProducer *prod, int timeout_ms)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													timeout_ms);
-
 	prod->client.quiet = true;
-	rd_kafka_purge(prod->client.rk, RD_KAFKA_PURGE_F_QUEUE);
-	producer_drain(prod, until);
-	rd_kafka_purge(prod->client.rk,
-				   RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+	if (timeout_ms > 0)
+	{
+		rd_kafka_purge(prod->client.rk,
+					   RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_NON_BLOCKING);
+		producer_drain(prod, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														 timeout_ms));
+	}
 	producer_free(prod);
 }
 
