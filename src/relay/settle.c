@@ -31,7 +31,9 @@
  * Is the entry done, or can it be done by storing something?
  *
  * A topic's events are parked in order: not before those that were handed to
- * the producer have been reported.
+ * the producer have been reported.  Nor before the topic has a row, which a
+ * transaction that somebody leaves open can hold up; then others are sent, but
+ * nothing behind it is settled.
  */
 static bool
 entry_settles(const RelayEntry *entry)
@@ -43,7 +45,7 @@ entry_settles(const RelayEntry *entry)
 		case ENTRY_DEAD:
 			return entry->unreported == 0;
 		case ENTRY_PARK:
-			return entry->topic->in_flight == 0;
+			return entry->topic->in_flight == 0 && entry->topic->stream != 0;
 		default:
 			return false;
 	}
@@ -193,10 +195,11 @@ outbox_flow_settle_due(RelayFlow *flow)
 	uint64		end;
 	ListCell   *lc;
 
+	outbox_topics_make_rows(flow);
 	if (only_batches_ended(flow))
 		position_move(flow, flow->head);
 	foreach(lc, flow->topic_list)
-		if (((RelayTopic *) lfirst(lc))->changed)
+		if (outbox_topic_unstored(lfirst(lc)))
 		return true;
 
 	end = settled_end(flow);

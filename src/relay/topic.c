@@ -28,6 +28,7 @@
 
 #define RETRY_MIN_MS 1000
 #define RETRY_MAX_MS 60000
+#define ROW_RETRY_MS 500		/* while somebody else inserts the topic's row */
 #define DRAIN_PAGE 2000			/* parked events read at once, */
 #define DRAIN_BYTES (4 * 1024 * 1024)	/* and about so much of them */
 
@@ -130,6 +131,90 @@ outbox_topic_parks(const RelayTopic *topic)
 /* ---------------- storing ---------------- */
 
 /*
+ * Make the topic's row, or find it.  Inside a transaction that waits for no
+ * lock.
+ */
+static void
+row_make(RelayTopic *topic)
+{
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	bool		isnull;
+
+	values[0] = CStringGetTextDatum(topic->flow->server);
+	values[1] = CStringGetTextDatum(topic->name);
+	outbox_sql_begin();
+	outbox_sql_execute("INSERT INTO outbox._stream (server, topic) VALUES ($1, $2)"
+					   " ON CONFLICT DO NOTHING", 2, types, values, NULL);
+	outbox_sql_execute("SELECT id FROM outbox._stream WHERE server = $1 AND topic = $2",
+					   2, types, values, NULL);
+	if (SPI_processed == 1)
+		topic->stream = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
+													SPI_tuptable->tupdesc, 1, &isnull));
+	outbox_sql_end();
+}
+
+/*
+ * Somebody may be publishing to the same new topic in a transaction that he
+ * leaves open: whoever inserts the row then waits for him.  We do not; the topic
+ * is without a row for that long.
+ */
+static void
+row_try(RelayTopic *topic)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	(void) set_config_option("lock_timeout", "1ms", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	PG_TRY();
+	{
+		row_make(topic);
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(oldcontext);
+		FlushErrorState();
+		AbortCurrentTransaction();
+		topic->stream = 0;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(oldcontext);
+	topic->row_retry = GetCurrentTimestamp() + ROW_RETRY_MS * 1000L;
+}
+
+/*
+ * Give rows to topics that are about to need one, as the events of a stopped
+ * one do.  Outside a transaction: what settles must not have to wait.
+ */
+void
+outbox_topics_make_rows(RelayFlow *flow)
+{
+	ListCell   *lc;
+
+	foreach(lc, flow->topic_list)
+	{
+		RelayTopic *topic = lfirst(lc);
+
+		if (topic->stream == 0 && (topic->changed || topic->state != TOPIC_LIVE) &&
+			GetCurrentTimestamp() >= topic->row_retry)
+			row_try(topic);
+	}
+}
+
+/*
+ * Is there something to store, and a row to store it in?
+ */
+bool
+outbox_topic_unstored(const RelayTopic *topic)
+{
+	return topic->changed && topic->stream != 0;
+}
+
+/*
  * Store state and reason, if they changed.  Inside a transaction.
  *
  * Somebody may hold the topic's row, in a transaction left open: it is stored
@@ -138,70 +223,26 @@ outbox_topic_parks(const RelayTopic *topic)
 void
 outbox_topic_store(RelayTopic *topic)
 {
-	Oid			types[4] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[4];
-	char		nulls[4] = {' ', ' ', ' ', ' '};
-	bool		isnull;
+	Oid			types[3] = {INT4OID, TEXTOID, TEXTOID};
+	Datum		values[3];
+	char		nulls[3] = {' ', ' ', ' '};
 
-	if (!topic->changed)
+	if (!outbox_topic_unstored(topic))
 		return;
-	values[0] = CStringGetTextDatum(topic->flow->server);
-	values[1] = CStringGetTextDatum(topic->name);
-	values[2] = CStringGetTextDatum(topic->state == TOPIC_LIVE ? "live" : "stopped");
-	values[3] = CStringGetTextDatum(topic->reason ? topic->reason : "");
-	nulls[3] = topic->reason ? ' ' : 'n';
+	values[0] = Int32GetDatum(topic->stream);
+	values[1] = CStringGetTextDatum(topic->state == TOPIC_LIVE ? "live" : "stopped");
+	values[2] = CStringGetTextDatum(topic->reason ? topic->reason : "");
+	nulls[2] = topic->reason ? ' ' : 'n';
 
 	outbox_sql_begin();
-	if (topic->stream == 0)
-		outbox_sql_execute("INSERT INTO outbox._stream (server, topic) VALUES ($1, $2)"
-						   " ON CONFLICT DO NOTHING", 2, types, values, NULL);
-	outbox_sql_execute("UPDATE outbox._stream AS s SET state = $3, reason = $4,"
-					   " since = CASE WHEN s.state = $3 THEN s.since ELSE pg_catalog.now() END"
-					   "  FROM (SELECT id FROM outbox._stream WHERE server = $1 AND topic = $2"
+	outbox_sql_execute("UPDATE outbox._stream AS s SET state = $2, reason = $3,"
+					   " since = CASE WHEN s.state = $2 THEN s.since ELSE pg_catalog.now() END"
+					   "  FROM (SELECT id FROM outbox._stream WHERE id = $1"
 					   "         AND state <> 'paused' FOR UPDATE SKIP LOCKED) AS l"
-					   " WHERE s.id = l.id RETURNING s.id", 4, types, values, nulls);
+					   " WHERE s.id = l.id", 3, types, values, nulls);
 	if (SPI_processed == 1)
-	{
-		topic->stream = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
-													SPI_tuptable->tupdesc, 1, &isnull));
 		topic->changed = false;
-	}
 	outbox_sql_end();
-}
-
-/*
- * The number of the topic's row, which is made if need be.
- */
-static int32
-topic_stream(RelayTopic *topic)
-{
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
-	bool		isnull;
-
-	if (topic->stream != 0)
-		return topic->stream;
-	topic->changed = true;
-	outbox_topic_store(topic);
-	if (topic->stream == 0)
-	{
-		/* paused, or held by somebody */
-		values[0] = CStringGetTextDatum(topic->flow->server);
-		values[1] = CStringGetTextDatum(topic->name);
-		outbox_sql_begin();
-		outbox_sql_execute("SELECT id FROM outbox._stream WHERE server = $1 AND topic = $2",
-						   2, types, values, NULL);
-		if (SPI_processed != 1)
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERNAL_ERROR),
-					 errmsg("topic \"%s\" of server \"%s\" has no row in outbox._stream",
-							topic->name, topic->flow->server)));
-		topic->stream = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
-													SPI_tuptable->tupdesc, 1, &isnull));
-		outbox_sql_end();
-	}
-	Assert(topic->stream != 0); /* nobody would ever look for those of 0 */
-	return topic->stream;
 }
 
 /*
@@ -210,7 +251,8 @@ topic_stream(RelayTopic *topic)
 void
 outbox_topic_park(RelayTopic *topic, ParkBatch *batch, int64 stamp, const OutboxEvent *ev)
 {
-	outbox_park_add(batch, topic_stream(topic), stamp, ev);
+	Assert(topic->stream != 0); /* nobody would ever look for those of 0 */
+	outbox_park_add(batch, topic->stream, stamp, ev);
 }
 
 /*
@@ -357,7 +399,6 @@ drain_send(RelayTopic *topic)
 {
 	int			nread;
 
-	(void) topic_stream(topic);
 	if (topic->drain_ids == NULL)
 		topic->drain_ids = MemoryContextAlloc(TopMemoryContext, sizeof(int64) * DRAIN_PAGE);
 	outbox_sql_begin();
@@ -489,7 +530,7 @@ drain_page_done(RelayTopic *topic)
 static bool
 drain_due(const RelayTopic *topic)
 {
-	if (topic->flow->producer == NULL || topic->flow->restart_by != 0)
+	if (topic->flow->producer == NULL || topic->flow->restart_by != 0 || topic->stream == 0)
 		return false;
 	switch (topic->state)
 	{
@@ -582,7 +623,7 @@ outbox_topics_next_retry(RelayFlow *flow)
 	{
 		RelayTopic *topic = lfirst(lc);
 
-		if (topic->state == TOPIC_STOPPED &&
+		if (topic->state == TOPIC_STOPPED && topic->stream != 0 &&
 			topic->in_flight == 0 && topic->drain_in_flight == 0 &&
 			(next == 0 || topic->retry_at < next))
 			next = topic->retry_at;
