@@ -15,7 +15,6 @@
 
 #include "catalog/pg_database.h"
 #include "utils/acl.h"
-#include "utils/guc_tables.h"
 #include "utils/resowner.h"
 #include "utils/wait_event.h"
 
@@ -155,20 +154,11 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	slist_container(RegisteredBgWorker, rw_lnode, (iter).cur)
 #endif
 
-/* 16: a setting's entry can be looked for by its name */
+/* 16: the settings come together with their number */
 #if PG_VERSION_NUM >= 160000
-#define outbox_find_setting(name) find_option(name, false, true, ERROR)
+#define outbox_settings(count) get_guc_variables(count)
 #else
-static inline struct config_generic *
-outbox_find_setting(const char *name)
-{
-	struct config_generic **settings = get_guc_variables();
-
-	for (int i = 0; i < GetNumConfigOptions(); i++)
-		if (strcmp(settings[i]->name, name) == 0)
-			return settings[i];
-	return NULL;
-}
+#define outbox_settings(count) (*(count) = GetNumConfigOptions(), get_guc_variables())
 #endif
 
 /* 17: the shared variables of transaction management have another name */

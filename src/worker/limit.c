@@ -19,7 +19,7 @@
 
 #include "miscadmin.h"
 #include "storage/latch.h"
-#include "utils/guc.h"
+#include "utils/guc_tables.h"
 #include "utils/timeout.h"
 
 #include "worker/shared.h"
@@ -103,15 +103,13 @@ outbox_limit_culprit(void)
 static void
 forbid_settings(void)
 {
-	static const char *const names[] = {"exit_on_error", "transaction_timeout"};
+	int			count;
+	struct config_generic **settings = outbox_settings(&count);
 
-	for (int i = 0; i < lengthof(names); i++)
-	{
-		struct config_generic *setting = outbox_find_setting(names[i]);
-
-		if (setting != NULL)
-			setting->flags |= GUC_NOT_WHILE_SEC_REST;
-	}
+	for (int i = 0; i < count; i++)
+		if (strcmp(settings[i]->name, "exit_on_error") == 0 ||
+			strcmp(settings[i]->name, "transaction_timeout") == 0)
+			settings[i]->flags |= GUC_NOT_WHILE_SEC_REST;
 }
 
 void

@@ -61,21 +61,14 @@ outbox_worker_ask(OutboxWorkerKind kind)
 	pg_atomic_write_u32(&db->slots[kind].asked, 1);
 }
 
-void
-outbox_worker_wake(OutboxWorkerKind kind)
+/*
+ * Set the worker's latch if it sleeps.
+ */
+static void
+wake_slot(OutboxSlot *slot)
 {
-	OutboxDatabase *db;
-	OutboxSlot *slot;
 	Latch	   *latch;
 
-	if (outbox_shared == NULL || (db = own_database()) == NULL)
-		return;
-
-	slot = &db->slots[kind];
-	pg_memory_barrier();
-	if (slot->state == OUTBOX_SLOT_IDLE)	/* read without the lock: in vain
-											 * at worst */
-		start_due = true;
 	if (pg_atomic_read_u32(&slot->sleeping) == 0)
 		return;
 
@@ -85,6 +78,23 @@ outbox_worker_wake(OutboxWorkerKind kind)
 	latch = (Latch *) (uintptr_t) pg_atomic_read_u64(&slot->latch);
 	if (latch != NULL)
 		SetLatch(latch);
+}
+
+/*
+ * The state is read without the lock: at worst a probe looks in vain.
+ */
+void
+outbox_worker_wake(OutboxWorkerKind kind)
+{
+	OutboxDatabase *db;
+
+	if (outbox_shared == NULL || (db = own_database()) == NULL)
+		return;
+
+	pg_memory_barrier();
+	if (db->slots[kind].state == OUTBOX_SLOT_IDLE)
+		start_due = true;
+	wake_slot(&db->slots[kind]);
 }
 
 void
@@ -187,15 +197,17 @@ forget_prepared_poke(uint32 gid)
 void
 outbox_worker_prepared_ended(uint32 gid, bool committed)
 {
+	OutboxDatabase *db;
 	bool		poke;
 
-	if (outbox_shared == NULL || own_database() == NULL)
+	if (outbox_shared == NULL || (db = own_database()) == NULL)
 		return;
 	poke = forget_prepared_poke(gid);
 	if (!committed)
 		return;
+	pg_memory_barrier();
 	for (int kind = 0; kind < OUTBOX_WORKER_KINDS; kind++)
-		outbox_worker_wake(kind);
+		wake_slot(&db->slots[kind]);
 	if (poke)
 		outbox_worker_poke_now();
 }
