@@ -19,7 +19,7 @@ cd "$ROOT"
 tool=${MEMORY:-asan}
 case $tool in
 	asan)
-		flags=(-fsanitize=address,undefined -fno-omit-frame-pointer -O1)
+		flags=(-fsanitize=address -fsanitize=undefined -fno-omit-frame-pointer -O1)
 		scripts/setup.sh build check kafka
 		;;
 	valgrind)
