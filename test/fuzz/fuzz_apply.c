@@ -311,8 +311,11 @@ read_text(void *arg)
 static bool
 is_readable(Oid relid, char *text)
 {
-	TextCall	call = {relid, text};
+	TextCall	call;
 	int			sqlerrcode;
+
+	call.relid = relid;
+	call.text = text;
 
 	return !fuzz_raises(read_text, &call, &sqlerrcode);
 }
