@@ -99,7 +99,7 @@ has_worker($node, 'third', 'applier', 'found by the scan');
 # ---- library and objects of different versions -------------------------------------------
 
 $node->safe_psql('third',
-	q(UPDATE pg_extension SET extversion = '0.0' WHERE extname = 'pg_outbox'; SELECT test_poke()));
+	q(BEGIN; SELECT test_poke(); UPDATE pg_extension SET extversion = '0.0' WHERE extname = 'pg_outbox'; COMMIT));
 has_no_worker($node, 'third', 'relay', 'another version: stopped');
 is_soon($node, 'third',
 	q(SELECT state || ' ' || waiting_for FROM outbox._workers() WHERE worker = 'relay'),
