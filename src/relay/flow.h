@@ -256,8 +256,7 @@ extern ParkBatch *outbox_park_begin(void);
 extern void outbox_park_add(ParkBatch *batch, int32 stream, int64 stamp,
 							const OutboxEvent *ev);
 extern void outbox_park_end(ParkBatch *batch);
-extern void outbox_park_restored(const char *server, const char *topic,
-								 int64 stamp, const OutboxEvent *ev);
+extern int32 outbox_park_stream(const char *server, const char *topic);
 
 /* topic.c */
 extern RelayTopic *outbox_topic_get(RelayFlow *flow, const char *name, int len);

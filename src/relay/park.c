@@ -121,28 +121,31 @@ outbox_park_end(ParkBatch *batch)
 }
 
 /*
- * The same in a backend that has no relay's idea of topics: see restored.c.
- * An event that names its topic may be the first that makes a row of it.
+ * The number of a topic's row, which is made if there is none, for a backend
+ * that has no relay's idea of topics.  Inside a transaction.
  */
-void
-outbox_park_restored(const char *server, const char *topic, int64 stamp,
-					 const OutboxEvent *ev)
+int32
+outbox_park_stream(const char *server, const char *topic)
 {
-	Oid			types[5] = {TEXTOID, TEXTOID, INT8OID, INT8OID, BYTEAOID};
-	Datum		values[5];
+	Oid			types[2] = {TEXTOID, TEXTOID};
+	Datum		values[2];
+	bool		isnull;
+	int32		stream;
 
 	values[0] = CStringGetTextDatum(server);
 	values[1] = CStringGetTextDatum(topic);
-	values[2] = Int64GetDatum(stamp);
-	values[3] = Int64GetDatum(ev->id);
-	values[4] = PointerGetDatum(packed_event(ev));
 	outbox_sql_begin();
-	if (ev->stream == 0)
-		outbox_sql_execute("INSERT INTO outbox._stream (server, topic) SELECT $1, $2"
-						   " WHERE NOT EXISTS (SELECT FROM outbox._stream WHERE server = $1 AND topic = $2)"
-						   " ON CONFLICT DO NOTHING", 2, types, values, NULL);
-	outbox_sql_execute("INSERT INTO outbox._parked (stream, stamp, id, event)"
-					   " SELECT s.id, $3, $4, $5 FROM outbox._stream AS s WHERE s.server = $1 AND s.topic = $2"
-					   " ON CONFLICT DO NOTHING", 5, types, values, NULL);
+	outbox_sql_execute("INSERT INTO outbox._stream (server, topic) SELECT $1, $2"
+					   " WHERE NOT EXISTS (SELECT FROM outbox._stream WHERE server = $1 AND topic = $2)"
+					   " ON CONFLICT DO NOTHING", 2, types, values, NULL);
+	outbox_sql_execute("SELECT id FROM outbox._stream WHERE server = $1 AND topic = $2",
+					   2, types, values, NULL);
+	if (SPI_processed != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("topic \"%s\" of server \"%s\" was stored by a concurrent transaction",
+						topic, server)));
+	stream = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	outbox_sql_end();
+	return stream;
 }

@@ -171,6 +171,10 @@ typedef struct TakeOver
 	MemoryContext row_context;	/* reset for each row of the log */
 	List	   *positions;		/* RestoredPosition * */
 	HTAB	   *streams;
+	ParkBatch  *batch;			/* what is parked */
+	char	   *named_server;	/* of the last event that named its topic, */
+	char	   *named_topic;
+	int32		named_stream;	/* and the topic's number */
 	int64		taken;
 	int64		settled;
 } TakeOver;
@@ -296,6 +300,25 @@ event_destination(const TakeOver *take, const OutboxEvent *ev,
 	*topic = stream->topic;
 }
 
+/*
+ * The number of the event's topic.  One that names its topic may be the first
+ * that makes a row of it.
+ */
+static int32
+event_stream(TakeOver *take, const OutboxEvent *ev, const char *server, const char *topic)
+{
+	if (ev->stream != 0)
+		return ev->stream;
+	if (take->named_topic == NULL || strcmp(take->named_topic, topic) != 0 ||
+		strcmp(take->named_server, server) != 0)
+	{
+		take->named_server = MemoryContextStrdup(take->context, server);
+		take->named_topic = MemoryContextStrdup(take->context, topic);
+		take->named_stream = outbox_park_stream(server, topic);
+	}
+	return take->named_stream;
+}
+
 static void
 take_event(TakeOver *take, int generation, uint64 xid, int64 stamp, const OutboxEvent *ev)
 {
@@ -308,7 +331,7 @@ take_event(TakeOver *take, int generation, uint64 xid, int64 stamp, const Outbox
 		take->settled++;
 		return;
 	}
-	outbox_park_restored(server, topic, stamp, ev);
+	outbox_park_add(take->batch, event_stream(take, ev, server, topic), stamp, ev);
 	take->taken++;
 }
 
@@ -354,6 +377,7 @@ take_rows(TakeOver *take)
 					   "  FROM outbox._restored_log AS l", 0, NULL);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare the reading of restored events");
+	take->batch = outbox_park_begin();
 	portal = SPI_cursor_open(NULL, plan, NULL, NULL, true);
 	for (;;)
 	{
@@ -373,6 +397,7 @@ take_rows(TakeOver *take)
 		SPI_freetuptable(rows);
 	}
 	SPI_cursor_close(portal);
+	outbox_park_end(take->batch);
 	outbox_sql_end();
 }
 
