@@ -12,6 +12,7 @@
  *	  mock_broker [--brokers N] [--topic NAME:PARTITIONS]... [--file FILE]
  *				  [--control SOCKET] [--stdin] [--with-parent]
  *	  mock_broker --send SOCKET COMMAND [ARGUMENT...]
+ *	  mock_broker --list-errors
  *
  * Prints "bootstrap.servers=HOST:PORT,..." and a newline once it listens, and
  * writes the same without the name into FILE.  Unknown topics come into being
@@ -135,6 +136,20 @@ error_lookup(const char *name, rd_kafka_resp_err_t *err)
 			return NULL;
 		}
 	return "no such error";
+}
+
+/* The errors that brokers answer, as the client knows them. */
+static int
+errors_list(void)
+{
+	const struct rd_kafka_err_desc *descs;
+	size_t		count;
+
+	rd_kafka_get_err_descs(&descs, &count);
+	for (size_t i = 0; i < count; i++)
+		if (descs[i].name != NULL && descs[i].desc != NULL && descs[i].code > 0)
+			printf("%s\n", descs[i].name);
+	return 0;
 }
 
 static const char *
@@ -374,7 +389,8 @@ usage(void)
 {
 	fputs("usage: mock_broker [--brokers N] [--topic NAME:PARTITIONS]... [--file FILE]\n"
 		  "                   [--control SOCKET] [--stdin] [--with-parent]\n"
-		  "       mock_broker --send SOCKET COMMAND [ARGUMENT...]\n", stderr);
+		  "       mock_broker --send SOCKET COMMAND [ARGUMENT...]\n"
+		  "       mock_broker --list-errors\n", stderr);
 	exit(2);
 }
 
@@ -526,6 +542,8 @@ main(int argc, char **argv)
 	pid_t		parent = getppid();
 	int			listener = -1;
 
+	if (argc == 2 && strcmp(argv[1], "--list-errors") == 0)
+		return errors_list();
 	if (argc >= 4 && strcmp(argv[1], "--send") == 0)
 		return control_send(argv[2], argc - 3, argv + 3);
 	options_parse(argc, argv, &opt);
