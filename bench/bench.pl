@@ -46,7 +46,11 @@ my %size = (
 	latency => $quick ? 5 : 20,              # seconds
 	rate    => 1_000,                        # commits per second
 	batches => $quick ? 30 : 100,
-	feed    => $quick ? 3 : 8);              # changes of each of its rows
+	feed    => $quick ? 3 : 8,               # changes of each of its rows
+	giant   => $quick ? 100_000 : 1_000_000,
+	pairs   => $quick ? 3 : 10,
+	outage  => $quick ? 2 : 6,               # seconds of each run
+	writers => 500);                         # their commits per second
 
 use constant PARTITIONS => 4;
 use constant KEYS       => 10_000;
@@ -124,8 +128,8 @@ sub start_broker
 {
 	my $output = "$log/broker.log";
 
-	$broker = start_command($output, {}, "$built/mock_broker", '--topic', 'feed1:1',
-		map { ('--topic', "$_:" . PARTITIONS) } qw(thin full latency yardstick feed4));
+	$broker = start_command($output, {}, "$built/mock_broker", '--control', "$work/control", '--topic', 'feed1:1',
+		map { ('--topic', "$_:" . PARTITIONS) } qw(thin full latency yardstick feed4 giant probe_kafka probe_other));
 
 	for (1 .. 200)
 	{
@@ -148,6 +152,7 @@ sub prepare
 CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '$bootstrap');
 CREATE SERVER compressed FOREIGN DATA WRAPPER outbox_kafka
 	OPTIONS ("bootstrap.servers" '$bootstrap', "compression.type" 'zstd');
+CREATE SERVER other FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '$bootstrap');
 SELECT outbox.pause();
 INSERT INTO plain SELECT i, 0, 'user' || i || '\@example.org', repeat('n', 137)
 FROM generate_series(1, $size{table}) i;
@@ -554,6 +559,163 @@ sub read_latencies
 }
 
 # ---------------------------------------------------------------------------
+# Fairness
+# ---------------------------------------------------------------------------
+
+sub wait_for
+{
+	my ($query, $answer) = @_;
+	my $until = time + 120;
+
+	until (sql($query) eq $answer)
+	{
+		die "waited in vain: $query\n" if time > $until;
+		sleep 0.05;
+	}
+	return;
+}
+
+# Milliseconds from the commit of an event, which follows the statements given,
+# until a consumer has it.
+sub probe_ms
+{
+	my ($server, $statements) = @_;
+	my $topic = "probe_$server";
+	my $kcat_pid = open my $kcat, '-|', 'kcat', qw(-q -u -C -c 1 -o end -t), $topic, '-b', $bootstrap, '-X', 'fetch.wait.max.ms=1',
+	  '-f', '%s\n'
+	  or die "kcat: $!\n";
+	sleep 1;
+	my $committed = (sql($statements . "SELECT outbox.emit('$topic', 'k', 'v', server => '$server') \\g /dev/null\n"
+		  . 'SELECT extract(epoch FROM clock_timestamp())'))[-1];
+	my $line = <$kcat>;
+	my $ms = (time - $committed) * 1000;
+
+	close $kcat;
+	return $ms;
+}
+
+# How long an event waits for its turn: while one transaction is sent to another
+# topic, while as many events are parked because their topic is paused, and
+# while those are sent when it goes on.
+sub bench_fair
+{
+	my $n = $size{giant};
+	my $giant = "SELECT outbox.emit('giant', g::text, repeat('x', 180)) FROM generate_series(1, $n) g \\g /dev/null\n";
+	my $parked = q(SELECT count(*) FROM outbox._parked);
+	my %do = (
+		sent => sub { return $giant },
+		parked => sub { sql(q(SELECT outbox.pause_topic('giant', 'kafka'))); return $giant },
+		drained => sub {
+			sql(qq(SELECT outbox.pause_topic('giant', 'kafka');\n$giant));
+			wait_for($parked, $n);
+			return qq(SELECT outbox.resume_topic('giant', 'kafka') \\g /dev/null\n);
+		});
+
+	resume_relay();
+	for my $how (qw(sent parked drained))
+	{
+		for my $server (qw(kafka other))
+		{
+			my @ms;
+
+			for (1 .. $size{drains})
+			{
+				push @ms, probe_ms($server, $do{$how}->());
+				wait_for('SELECT unsettled()', 'f');
+				next if $how eq 'sent';
+				sql(q(SELECT outbox.resume_topic('giant', 'kafka'))) if $how eq 'parked';
+				wait_for($parked, 0);
+			}
+			result("fair: an event's wait while $n of another topic are $how, " . ($server eq 'kafka' ? 'same server' : 'another server') . ', ms',
+				sprintf('%.0f', median(@ms)), '-', '-');
+		}
+	}
+	pause_relay();
+	return;
+}
+
+# ---------------------------------------------------------------------------
+# Outage
+# ---------------------------------------------------------------------------
+
+# Milliseconds that a transaction with one published update took, median and
+# 99th percentile; fsync is on.
+sub writers_ms
+{
+	my ($name) = @_;
+	my $script = "$work/update.sql";
+
+	open my $out, '>', $script or die "$!\n";
+	print $out qq(\\set id random(1, $size{table})\nUPDATE "full" SET n = n + 1 WHERE id = :id;\n);
+	close $out;
+	unlink glob "$work/$name.*";
+	run_command("$log/pgbench.log", $size{outage} + 60, "$bindir/pgbench", '-n', '-h', $work, '-p', $port,
+		qw(-U postgres -c 4 -j 1 -M prepared -l --log-prefix), "$work/$name", '-R', $size{writers}, '-T', $size{outage}, '-f', $script, 'bench')
+	  or die "pgbench failed\n", tail("$log/pgbench.log", 10);
+
+	# columns: client, number, latency and, last, how late it began, in microseconds
+	my @ms = sort { $a <=> $b } map { my @f = split; ($f[2] - $f[-1]) / 1000 } map { split /\n/, slurp($_) } glob "$work/$name.*";
+	die "no transactions\n" if !@ms;
+	return (percentile(0.5, @ms), percentile(0.99, @ms));
+}
+
+sub control_broker
+{
+	my ($command) = @_;
+	run_command("$log/control.log", 10, "$built/mock_broker", '--send', "$work/control", $command, 'all')
+	  or die "the broker does not obey\n", tail("$log/control.log", 5);
+	return;
+}
+
+# What writers take while the broker is away, against what they take while it is
+# there: by turns, in either order.  It refuses connections, or it stands still
+# and keeps them.
+sub bench_outage
+{
+	my %away = (
+		'refuses connections' => [ sub { control_broker('down') }, sub { control_broker('up') } ],
+		'stands still'        => [ sub { kill 'STOP', $broker }, sub { kill 'CONT', $broker } ]);
+
+	sql("ALTER SYSTEM SET fsync = on", 'postgres');
+	sql('SELECT pg_reload_conf()');
+	resume_relay();
+	writers_ms('warm');
+	for my $how (sort keys %away)
+	{
+		my (%ms, %p99);
+		my %run = (
+			up   => sub { push @{ $ms{up} }, 0; ($ms{up}[-1], $p99{up}[ $#{ $ms{up} } ]) = writers_ms('up') },
+			away => sub {
+				$away{$how}[0]->();
+				push @{ $ms{away} }, 0;
+				($ms{away}[-1], $p99{away}[ $#{ $ms{away} } ]) = writers_ms('away');
+				$away{$how}[1]->();
+				wait_for('SELECT unsettled()', 'f');
+			});
+
+		for my $pair (1 .. $size{pairs})
+		{
+			$run{$_}->() for $pair % 2 ? qw(up away) : qw(away up);
+			sql('VACUUM "full"');
+		}
+		for my $case ([ 'median', \%ms ], [ 'p99', \%p99 ])
+		{
+			my ($name, $of) = @$case;
+			my $ratio = ratio($of->{away}, $of->{up});
+			my @up = sort { $a <=> $b } @{ $of->{up} };
+			my $spread = $up[-1] / $up[0];
+			result("outage: writers, $name of a transaction while the broker $how, ms",
+				sprintf('%.2f', median(@{ $of->{away} })), sprintf('%.2f (broker up; %.2f to %.2f)', median(@up), @up[ 0, -1 ]),
+				sprintf('%.2f', $ratio), '<= 1.10 or the spread', $ratio <= 1.1 || $ratio <= $spread);
+		}
+	}
+	pause_relay();
+	sql("ALTER SYSTEM RESET fsync", 'postgres');
+	sql('SELECT pg_reload_conf()');
+	return;
+}
+
+# ---------------------------------------------------------------------------
 # Applier
 # ---------------------------------------------------------------------------
 
@@ -690,6 +852,8 @@ my @parts = (
 	[ relay   => sub { empty_log(); bench_relay() } ],
 	[ flat    => sub { empty_log(); bench_flat() } ],
 	[ latency => sub { empty_log(); bench_latency() } ],
+	[ fair    => sub { empty_log(); bench_fair() } ],
+	[ outage  => sub { empty_log(); bench_outage() } ],
 	[ applier => \&bench_applier ],
 	[ worker  => \&bench_worker ]);
 
