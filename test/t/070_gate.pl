@@ -75,6 +75,16 @@ $node->safe_psql('shop', "SET synchronous_commit = off; SELECT outbox.emit('$top
 is(join(' ', map { $_->{value} } topic_wait($broker, $topic, 4)), 'a 1 2 3', 'also while its replay is paused');
 $standby->safe_psql('postgres', 'SELECT pg_wal_replay_resume()');
 
+# Where WAL ends at the end of a page, what begins the next page is not there
+# yet, neither to be flushed nor to be waited for.  One in a thousand commits
+# ends so.
+my $many = unique_topic('many');
+topic_create($broker, $many, 1);
+run_pgbench($node, 'shop', "\\set n random(1, 900)\nSELECT outbox.emit('$many', 'k', repeat('x', :n)), pg_sleep(0.002);\n",
+	clients => 1, transactions => 2500);
+is_soon($node, 'shop', q(SELECT backlog_events FROM outbox.stat_servers WHERE server = 'kafka'), '0', 'events are published one by one');
+unlike(slurp_file($node->logfile), qr/not satisfied|past end of generated WAL/, 'no flush is asked for beyond the end of WAL');
+
 disconnect();
 $node->safe_psql('shop', <<"END");
 SELECT outbox.emit('$topic', 'k', 'b');
