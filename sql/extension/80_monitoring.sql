@@ -146,7 +146,7 @@ SELECT s.name, s.topic, o.partition, s.state, o.next_offset, o.high_watermark,
 FROM outbox._subscription s LEFT JOIN outbox._offset o ON o.subscription = s.name
 	LEFT JOIN outbox._reset_subscription r ON r.subscription = o.subscription AND r.partition = o.partition;
 COMMENT ON VIEW outbox.stat_subscriptions IS
-'one row per subscription and partition: the next offset to read, the end of the partition when it was last seen (null: never), lag in records behind that, and, since the offsets were first stored or outbox.stat_reset(), how many events were received and what became of them (as in outbox.apply_result; handlers count as applied; dead and parked: set aside at first, see outbox.dead_letters; lost: offsets that the broker no longer had, of a topic that was created again those that had been seen); last_loss: what was lost the last time, with the range, and when, since outbox.stat_reset()';
+'one row per subscription and partition: the next offset to read, the end of the partition when it was last seen (null: never), lag in records behind that, and, since the offsets were first stored or outbox.stat_reset(), how many events were received and what became of them (as in outbox.apply_result; handlers, and events about all rows, count as applied; dead and parked: set aside at first, see outbox.dead_letters; lost: offsets that the broker no longer had, of a topic that was created again those that had been seen); last_loss: what was lost the last time, with the range, and when, since outbox.stat_reset()';
 
 CREATE VIEW outbox.stat_log AS
 SELECT u.bytes, u.limit_bytes, (SELECT last_value FROM outbox._log_current) AS rotations, u.held_by

@@ -561,7 +561,8 @@ outbox_topic_run(RelayTopic *topic)
 	outbox_producer_refresh_topic(topic->flow->producer, topic->name);
 	if (topic->state == TOPIC_STOPPED)
 		outbox_broadcast_reset(&topic->drain_copies);
-	if (!drain_count(topic))
+	/* a page that has come back is settled first */
+	if (topic->drain_id == 0 && !drain_count(topic))
 		return false;
 
 	StartTransactionCommand();
