@@ -82,23 +82,21 @@ static const char request_sql[] =
 static const char forget_pending_sql[] =
 "DELETE FROM outbox._copy_pending WHERE publication = $1";
 
-#define NEXT_COPY(condition) \
-	"SELECT " COPY_COLUMNS \
-	"  FROM outbox._copy AS c JOIN outbox._publication AS p ON p.name = c.publication" \
-	" WHERE " COPY_IS_DUE " AND " condition \
-	" ORDER BY c.started_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
-
-static const char next_begin_sql[] =
-NEXT_COPY("c.kind = 'resync' AND c.floor IS NULL");
-
-static const char next_chunk_sql[] =
-NEXT_COPY("NOT c.all_read AND (c.kind = 'copy' OR c.floor IS NOT NULL)"
-		  " AND NOT EXISTS (SELECT FROM pg_catalog.unnest(c.waits_for) AS x"
-		  "  WHERE NOT pg_catalog.pg_visible_in_snapshot(x, pg_catalog.pg_current_snapshot()))");
-
-static const char next_end_sql[] =
-NEXT_COPY("c.kind = 'resync' AND c.all_read"
-		  " AND NOT EXISTS (SELECT FROM outbox._copy_pending AS k WHERE k.publication = c.publication)");
+/*
+ * The step that is next but for pending rows; of a resync, its beginning, and
+ * its end when nothing is pending.
+ */
+static const char next_step_sql[] =
+"SELECT " COPY_COLUMNS ","
+"       CASE WHEN c.kind = 'resync' AND c.floor IS NULL THEN 'begin'"
+"            WHEN c.all_read THEN 'end' ELSE 'read' END"
+"  FROM outbox._copy AS c JOIN outbox._publication AS p ON p.name = c.publication"
+" WHERE " COPY_IS_DUE
+"   AND (NOT c.all_read OR c.kind = 'resync' AND"
+"        NOT EXISTS (SELECT FROM outbox._copy_pending AS k WHERE k.publication = c.publication))"
+"   AND NOT EXISTS (SELECT FROM pg_catalog.unnest(c.waits_for) AS x"
+"                    WHERE NOT pg_catalog.pg_visible_in_snapshot(x, pg_catalog.pg_current_snapshot()))"
+" ORDER BY c.started_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED";
 
 static const char next_pending_sql[] =
 "SELECT " COPY_COLUMNS ", u.updater"
@@ -402,15 +400,12 @@ load_pending(CopyChunk *chunk)
 	MemoryContextSwitchTo(oldcontext);
 }
 
-static bool
-find_step(CopyChunk *chunk, CopyStep step, const char *sql)
+static CopyStep
+step_from(const char *name)
 {
-	execute(sql, 0, NULL, NULL, NULL);
-	if (SPI_processed == 0)
-		return false;
-	chunk->step = step;
-	set_copy(chunk);
-	return true;
+	if (strcmp(name, "begin") == 0)
+		return COPY_BEGIN;
+	return strcmp(name, "end") == 0 ? COPY_END : COPY_READ;
 }
 
 /*
@@ -422,16 +417,22 @@ next_step(CopyChunk *chunk)
 {
 	bool		isnull;
 
-	if (find_step(chunk, COPY_RETRY, next_pending_sql))
+	execute(next_pending_sql, 0, NULL, NULL, NULL);
+	if (SPI_processed > 0)
 	{
+		set_copy(chunk);
+		chunk->step = COPY_RETRY;
 		chunk->updater = DatumGetUInt64(SPI_getbinval(SPI_tuptable->vals[0],
 													  SPI_tuptable->tupdesc, 8, &isnull));
 		load_pending(chunk);
 		return true;
 	}
-	return find_step(chunk, COPY_BEGIN, next_begin_sql) ||
-		find_step(chunk, COPY_END, next_end_sql) ||
-		find_step(chunk, COPY_READ, next_chunk_sql);
+	execute(next_step_sql, 0, NULL, NULL, NULL);
+	if (SPI_processed == 0)
+		return false;
+	set_copy(chunk);
+	chunk->step = step_from(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 8));
+	return true;
 }
 
 /* ---------------- what came of it ---------------- */
