@@ -133,14 +133,22 @@ SELECT outbox.publish('wide', topic => 'wide', server => 'narrow', on_truncate =
 TRUNCATE wide;
 INSERT INTO wide VALUES (1);
 END
-sub copies { return join ' ', sort { $a <=> $b } map { $_->{partition} } grep { ($_->{headers}{op} // '') eq 't' } topic_wait($mock, 'wide', $_[0], 120) }
-is(copies(1301), join(' ', 0 .. 1299), 'a copy for each of many partitions');
+# how many partitions have how many copies, once there are so many records
+sub copies
+{
+	my (%of, %with);
+
+	$of{ $_->{partition} }++ for grep { ($_->{headers}{op} // '') eq 't' } topic_wait($mock, 'wide', $_[0], 120);
+	$with{$_}++ for values %of;
+	return join ', ', map { "$with{$_} have $_" } sort keys %with;
+}
+is(copies(1301), '1300 have 1', 'a copy for each of many partitions');
 $node->safe_psql('users', q(SELECT outbox.pause_topic('wide', 'narrow')));
 is_soon($node, 'users', q(SELECT state FROM outbox.stat_topics WHERE topic = 'wide'), 'paused', 'the topic is paused');
 $node->safe_psql('users', 'TRUNCATE wide; INSERT INTO wide VALUES (2)');
 is_soon($node, 'users', q(SELECT parked_events FROM outbox.stat_topics WHERE topic = 'wide'), '2', 'parked');
 $node->safe_psql('users', q(SELECT outbox.resume_topic('wide', 'narrow')));
-is(copies(2602), join(' ', map { ($_, $_) } 0 .. 1299), 'and drained once each');
+is(copies(2602), '1300 have 2', 'and drained once each');
 
 # ---- the topic grows
 if ($broker->{kind} eq 'kafka')
