@@ -59,7 +59,7 @@ BEGIN
 		ssl_engine_callback_data, enable.sasl.oauthbearer.unsecure.jwt, sasl.oauthbearer.config,
 		enable.idempotence, enable.gapless.guarantee, acks, request.required.acks, retries,
 		message.send.max.retries, max.in.flight, max.in.flight.requests.per.connection,
-		message.timeout.ms, delivery.timeout.ms, transactional.id, transaction.timeout.ms,
+		message.timeout.ms, delivery.timeout.ms, transactional.id,
 		partitioner, partitioner_cb, msg_order_cmp, queuing.strategy, delivery.report.only.error,
 		group.id, group.instance.id, enable.auto.commit, auto.commit.enable,
 		enable.auto.offset.store, auto.offset.reset, isolation.level, enable.partition.eof,
@@ -93,6 +93,13 @@ CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
 	OPTIONS ("bootstrap.servers" '127.0.0.1:1', "queue.buffering.max.kbytes" '2147483647');
 CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
 	OPTIONS ("bootstrap.servers" '127.0.0.1:1', "queued.max.messages.kbytes" 'nan');
+-- exactly once
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
+	OPTIONS ("bootstrap.servers" '127.0.0.1:1', exactly_once 'perhaps');
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
+	OPTIONS ("bootstrap.servers" '127.0.0.1:1', exactly_once 'on', "transaction.timeout.ms" '1000');
+CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
+	OPTIONS ("bootstrap.servers" '127.0.0.1:1', exactly_once 'on', "transactional.id" 'mine');
 -- numbers that we and the client would read differently
 CREATE SERVER kafka FOREIGN DATA WRAPPER outbox_kafka
 	OPTIONS ("bootstrap.servers" '127.0.0.1:1', "batch.size" '0x10000');

@@ -46,11 +46,13 @@ CREATE TABLE outbox._position_0 (
 	stamp	bigint NOT NULL,
 	id		bigint NOT NULL,
 	events	bigint NOT NULL,
-	at		timestamptz NOT NULL
+	at		timestamptz NOT NULL,
+	base_lsn pg_lsn NOT NULL,
+	target_lsn pg_lsn
 ) USING heap WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
 CREATE TABLE outbox._position_1 (LIKE outbox._position_0)
 	USING heap WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
-COMMENT ON TABLE outbox._position_0 IS 'positions of the relay per server: everything visible in base is done; of what target sees beyond base, everything up to (stamp, id) is done';
+COMMENT ON TABLE outbox._position_0 IS 'positions of the relay per server: everything visible in base is done; of what target sees beyond base, everything up to (stamp, id) is done; the WAL before base_lsn and target_lsn holds the ends of all transactions that they see';
 COMMENT ON TABLE outbox._position_1 IS 'positions of the relay, see _position_0';
 
 -- Topics that publications write to; the log refers to them by number.
@@ -87,6 +89,15 @@ CREATE TABLE outbox._parked (
 	PRIMARY KEY (stream, stamp, id)
 );
 COMMENT ON TABLE outbox._parked IS 'events that wait for their topic to go on';
+
+-- Parked events that the Kafka transaction of that number sends: its place says
+-- whether it was committed, and with it whether they are parked any more.
+CREATE TABLE outbox._drained (
+	number	bigint NOT NULL,
+	stream	integer PRIMARY KEY,
+	ids		bigint[] NOT NULL
+);
+COMMENT ON TABLE outbox._drained IS 'parked events that are being sent to servers with option exactly_once, by the number of the Kafka transaction';
 
 -- What the relay has counted of each topic.  Updated about once a second while
 -- something is delivered, without touching an index.

@@ -110,10 +110,12 @@ SELECT p.server, p.events - coalesce(r.settled_events, 0) AS settled_events, p.a
 	r.at AS stats_reset,
 	CASE WHEN NOT EXISTS (
 		SELECT FROM pg_catalog.pg_foreign_server AS s JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid = s.srvfdw
-		WHERE s.srvname = p.server AND w.fdwname = 'outbox_kafka') THEN 'the server does not exist' END AS problem
+		WHERE s.srvname = p.server AND w.fdwname = 'outbox_kafka') THEN 'the server does not exist' END AS problem,
+	EXISTS (SELECT FROM pg_catalog.pg_foreign_server AS s CROSS JOIN LATERAL pg_catalog.pg_options_to_table(s.srvoptions) AS o
+		WHERE s.srvname = p.server AND o.option_name = 'exactly_once' AND o.option_value::boolean) AS exactly_once
 FROM outbox._positions() AS p JOIN outbox._backlog() AS b USING (server)
 	LEFT JOIN outbox._reset_server AS r USING (server);
-COMMENT ON VIEW outbox.stat_servers IS 'one row per server that events were published to: events settled (acknowledged, parked or dead) since the server was first used or outbox.stat_reset(), events in the log not settled yet, and the age in seconds of the oldest of them (null: none); problem says that the server was dropped: its events are parked until there is one of its name again';
+COMMENT ON VIEW outbox.stat_servers IS 'one row per server that events were published to: events settled (acknowledged, parked or dead) since the server was first used or outbox.stat_reset(), events in the log not settled yet, the age in seconds of the oldest of them (null: none), and whether the server has option exactly_once; problem says that the server was dropped: its events are parked until there is one of its name again';
 
 CREATE VIEW outbox.stat_topics AS
 SELECT server, topic, coalesce(s.state, 'live') AS state, s.reason, s.since,

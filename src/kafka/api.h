@@ -39,6 +39,7 @@ typedef struct OutboxServerSettings
 	const char *server;			/* the foreign server's name, for messages */
 	OutboxSetting *items;
 	int			nitems;
+	const char *transactional_id;	/* NULL: no transactions; see load.c */
 } OutboxServerSettings;
 
 /* What server_check found; strings are palloc'd. */
@@ -71,11 +72,20 @@ typedef struct OutboxKafkaApi
 	bool		(*producer_connected) (OutboxProducer *prod, const char **reason);
 	const char *(*producer_error) (OutboxProducer *prod);
 	void		(*producer_forget_topic) (OutboxProducer *prod, const char *topic);
-	void		(*producer_refresh_topic) (OutboxProducer *prod, const char *topic);
+	bool		(*producer_refresh_topic) (OutboxProducer *prod, const char *topic);
 	OutboxKafkaFault (*producer_partitions) (OutboxProducer *prod, const char *topic,
 											 int32 *npartitions);
 	void		(*producer_close) (OutboxProducer *prod, int timeout_ms);
 	bool		(*client_ending) (const char *server);
+	const char *(*producer_transactional_id) (OutboxProducer *prod);
+	void		(*producer_ask_places) (OutboxProducer *prod, bool stable);
+	OutboxTxnResult (*producer_places) (OutboxProducer *prod, OutboxPlace **places,
+										int *nplaces);
+	OutboxTxnResult (*producer_begin) (OutboxProducer *prod);
+	OutboxTxnResult (*producer_call) (OutboxProducer *prod, OutboxTxnCall what,
+									  const char *topic, const char *place);
+	OutboxTxnResult (*producer_call_result) (OutboxProducer *prod);
+	const char *(*producer_txn_error) (OutboxProducer *prod, OutboxKafkaFault *fault);
 
 	OutboxConsumer *(*consumer_create) (const OutboxServerSettings *settings,
 										const char *group_id, int sharers,

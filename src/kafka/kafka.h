@@ -109,9 +109,10 @@ extern void outbox_producer_forget_topic(OutboxProducer *prod, const char *topic
 
 /*
  * Take that look now, before a transaction begins: it waits for the brokers'
- * answer, 100 ms at most, and at most once a second.
+ * answer, 100 ms at most, and at most once a second.  False if a transactional
+ * producer had better send nothing there.
  */
-extern void outbox_producer_refresh_topic(OutboxProducer *prod, const char *topic);
+extern bool outbox_producer_refresh_topic(OutboxProducer *prod, const char *topic);
 
 /*
  * How many partitions the topic has, for messages that name theirs.  Asks the
@@ -135,6 +136,74 @@ extern void outbox_producer_close(OutboxProducer *prod, int timeout_ms);
  * is written at its end.
  */
 extern bool outbox_producer_ending(const char *server);
+
+/* ---------------- exactly once ---------------- */
+
+/*
+ * A producer of a server with option exactly_once is transactional.  Its name
+ * (transactional.id) is that of the database and the server, so there is one
+ * that counts at a time: whoever claims the name ends the transactions of
+ * earlier holders, who can do nothing any more.  With each transaction a place
+ * is stored, a text in the offsets of the consumer group of the same name, on
+ * partition 0 of a topic; both are committed or neither.
+ *
+ *	  ask_places ... places		where former transactions stand
+ *	  call(CLAIM) ... result
+ *	  begin, send ..., reports of all that was sent
+ *	  call(STORE) ... result, call(COMMIT) ... result
+ *
+ * What waits for brokers is done in the background: WAIT says that it is under
+ * way, and event_fd is written at its end.  After FAILED close the producer;
+ * whether a commit that failed took place shows in the places.  Readers have to
+ * read committed messages only.
+ */
+typedef enum OutboxTxnResult
+{
+	OUTBOX_TXN_WAIT,
+	OUTBOX_TXN_OK,
+	OUTBOX_TXN_FAILED			/* outbox_producer_txn_error() says why */
+} OutboxTxnResult;
+
+typedef enum OutboxTxnCall
+{
+	OUTBOX_TXN_CLAIM,
+	OUTBOX_TXN_STORE,			/* of a place, on a topic */
+	OUTBOX_TXN_COMMIT,
+	OUTBOX_TXN_ABORT
+} OutboxTxnCall;
+
+typedef struct OutboxPlace
+{
+	char	   *topic;
+	char	   *text;
+} OutboxPlace;
+
+#define OUTBOX_PLACE_MAX 4000	/* brokers take 4096 bytes
+								 * (offset.metadata.max.bytes) */
+
+/* The name, or NULL if the producer is not transactional. */
+extern const char *outbox_producer_transactional_id(OutboxProducer *prod);
+
+/*
+ * Ask for the places, without waiting for transactions that are under way, or
+ * having waited.  The result is palloc'd.
+ */
+extern void outbox_producer_ask_places(OutboxProducer *prod, bool stable);
+extern OutboxTxnResult outbox_producer_places(OutboxProducer *prod,
+											  OutboxPlace **places, int *nplaces);
+
+/* Does not wait. */
+extern OutboxTxnResult outbox_producer_begin(OutboxProducer *prod);
+
+/* One call at a time; topic and place are for STORE. */
+extern OutboxTxnResult outbox_producer_call(OutboxProducer *prod, OutboxTxnCall what,
+											const char *topic, const char *place);
+extern OutboxTxnResult outbox_producer_call_result(OutboxProducer *prod);
+
+/*
+ * What failed last.  FAULT_TOPIC: one of the transaction's topics is the cause.
+ */
+extern const char *outbox_producer_txn_error(OutboxProducer *prod, OutboxKafkaFault *fault);
 
 /* ---------------- consumer ---------------- */
 
@@ -255,6 +324,9 @@ extern Oid	outbox_server_oid(const char *name, bool missing_ok);
  * "topics" (comma-separated patterns, absent: every topic).
  */
 extern bool outbox_server_topic_allowed(Oid serverid, const char *topic);
+
+/* Does the server want Kafka transactions (option "exactly_once")? */
+extern bool outbox_server_exactly_once(Oid serverid);
 
 /*
  * A number that changes when what a worker would connect with changes: the

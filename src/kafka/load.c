@@ -13,7 +13,9 @@
 
 #include <unistd.h>
 
+#include "access/xlog.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "storage/ipc.h"
 
 static const OutboxKafkaApi *loaded_api = NULL;
@@ -75,6 +77,17 @@ outbox_kafka_register_exit(void)
 
 /* ---------------- producer ---------------- */
 
+/*
+ * One name for the database and the server, whatever node of a replicated
+ * cluster it is on: a promoted standby takes it over.
+ */
+static char *
+transactional_id(const char *server)
+{
+	return psprintf("pg_outbox." UINT64_FORMAT ".%u.%s", GetSystemIdentifier(),
+					MyDatabaseId, server);
+}
+
 OutboxProducer *
 outbox_producer_create(Oid serverid, int event_fd)
 {
@@ -82,6 +95,8 @@ outbox_producer_create(Oid serverid, int event_fd)
 	OutboxServerSettings settings;
 
 	outbox_server_settings(serverid, &settings);
+	if (outbox_server_exactly_once(serverid))
+		settings.transactional_id = transactional_id(settings.server);
 	return api->producer_create(&settings, event_fd);
 }
 
@@ -121,10 +136,10 @@ outbox_producer_forget_topic(OutboxProducer *prod, const char *topic)
 	loaded_api->producer_forget_topic(prod, topic);
 }
 
-void
+bool
 outbox_producer_refresh_topic(OutboxProducer *prod, const char *topic)
 {
-	loaded_api->producer_refresh_topic(prod, topic);
+	return loaded_api->producer_refresh_topic(prod, topic);
 }
 
 OutboxKafkaFault
@@ -143,6 +158,51 @@ bool
 outbox_producer_ending(const char *server)
 {
 	return loaded_api != NULL && loaded_api->client_ending(server);
+}
+
+/* ---------------- exactly once ---------------- */
+
+const char *
+outbox_producer_transactional_id(OutboxProducer *prod)
+{
+	return loaded_api->producer_transactional_id(prod);
+}
+
+void
+outbox_producer_ask_places(OutboxProducer *prod, bool stable)
+{
+	loaded_api->producer_ask_places(prod, stable);
+}
+
+OutboxTxnResult
+outbox_producer_places(OutboxProducer *prod, OutboxPlace **places, int *nplaces)
+{
+	return loaded_api->producer_places(prod, places, nplaces);
+}
+
+OutboxTxnResult
+outbox_producer_begin(OutboxProducer *prod)
+{
+	return loaded_api->producer_begin(prod);
+}
+
+OutboxTxnResult
+outbox_producer_call(OutboxProducer *prod, OutboxTxnCall what, const char *topic,
+					 const char *place)
+{
+	return loaded_api->producer_call(prod, what, topic, place);
+}
+
+OutboxTxnResult
+outbox_producer_call_result(OutboxProducer *prod)
+{
+	return loaded_api->producer_call_result(prod);
+}
+
+const char *
+outbox_producer_txn_error(OutboxProducer *prod, OutboxKafkaFault *fault)
+{
+	return loaded_api->producer_txn_error(prod, fault);
 }
 
 /* ---------------- consumer ---------------- */

@@ -51,6 +51,7 @@ static const OutboxOption options[] = {
 	/* ours */
 	{OUTBOX_OPTION_TOPICS, SERVER | OWN, 0},
 	{OUTBOX_OPTION_SECRETS_FILE, FILE_ | OWN, 0},
+	{OUTBOX_OPTION_EXACTLY_ONCE, SERVER | OWN, 0},
 
 	/* connection */
 	{OUTBOX_OPTION_BOOTSTRAP, SERVER, B},
@@ -111,6 +112,7 @@ static const OutboxOption options[] = {
 	{"request.timeout.ms", SERVER, P, 1000, 300000},
 	{"retry.backoff.ms", SERVER, P, 1, 60000},
 	{"sticky.partitioning.linger.ms", SERVER, P},
+	{"transaction.timeout.ms", SERVER, P, 5000, 900000},
 
 	/* consuming */
 	{"check.crcs", SERVER, C},
@@ -172,7 +174,6 @@ static const RefusedOption refused[] = {
 	{"max.poll.interval.ms", REFUSED_OURS},
 	{"partition.assignment.strategy", REFUSED_OURS},
 	{"statistics.interval.ms", REFUSED_OURS},
-	{"transaction.timeout.ms", REFUSED_OURS},
 	{"transactional.id", REFUSED_OURS},
 	{"opaque", REFUSED_OURS},
 	{"default_topic_conf", REFUSED_OURS},
@@ -570,6 +571,8 @@ value_fault(const OutboxOption *opt, const char *value, bool private)
 		fault = bootstrap_fault(value);
 	else if (strcmp(opt->name, OUTBOX_OPTION_TOPICS) == 0)
 		fault = topics_fault(value);
+	else if (strcmp(opt->name, OUTBOX_OPTION_EXACTLY_ONCE) == 0)
+		fault = parse_bool(value, NULL) ? NULL : _("It must be true or false.");
 	else if (opt->flags & OUTBOX_OPTION_FILE)
 		fault = path_fault(value);
 	else if (opt->max > 0)

@@ -22,6 +22,7 @@
 
 #define OUTBOX_OPTION_TOPICS "topics"
 #define OUTBOX_OPTION_SECRETS_FILE "secrets.file"
+#define OUTBOX_OPTION_EXACTLY_ONCE "exactly_once"
 #define OUTBOX_OPTION_BOOTSTRAP "bootstrap.servers"
 
 typedef struct OutboxOption

@@ -270,6 +270,7 @@ outbox_server_settings(Oid serverid, OutboxServerSettings *settings)
 	settings->server = server->servername;
 	settings->items = palloc(sizeof(OutboxSetting));
 	settings->nitems = 0;
+	settings->transactional_id = NULL;
 	settings_put_list(settings, server->options);
 
 	mapping = mapping_options(server->owner, serverid, &found);
@@ -287,11 +288,27 @@ outbox_server_settings(Oid serverid, OutboxServerSettings *settings)
 	check_kerberos(settings, server->owner);
 }
 
+bool
+outbox_server_exactly_once(Oid serverid)
+{
+	bool		wanted = false;
+	ListCell   *lc;
+
+	foreach(lc, GetForeignServer(serverid)->options)
+	{
+		DefElem    *def = (DefElem *) lfirst(lc);
+
+		if (strcmp(def->defname, OUTBOX_OPTION_EXACTLY_ONCE) == 0)
+			(void) parse_bool(defGetString(def), &wanted);
+	}
+	return wanted;
+}
+
 uint64
 outbox_server_fingerprint(Oid serverid)
 {
 	OutboxServerSettings settings;
-	uint64		hash = serverid;
+	uint64		hash = hash_combine64(serverid, outbox_server_exactly_once(serverid));
 
 	outbox_server_settings(serverid, &settings);
 	for (int i = 0; i < settings.nitems; i++)

@@ -25,6 +25,7 @@
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/pg_lsn.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -41,7 +42,9 @@
 #define POS_ID 5
 #define POS_EVENTS 6
 #define POS_AT 7
-#define POS_NATTS 8
+#define POS_BASE_LSN 8
+#define POS_TARGET_LSN 9
+#define POS_NATTS 10
 
 #define POSITION_TABLE_BLOCKS 128	/* 1 MB: time to compact */
 
@@ -159,6 +162,9 @@ outbox_position_load(const char *server, OutboxPosition *pos)
 		pos->base = snapshot_from_datum(d);
 		d = heap_getattr(tup, POS_TARGET + 1, desc, &isnull);
 		pos->target = isnull ? NULL : snapshot_from_datum(d);
+		pos->base->lsn = (XLogRecPtr) position_int64(tup, desc, POS_BASE_LSN);
+		if (pos->target != NULL)
+			pos->target->lsn = (XLogRecPtr) position_int64(tup, desc, POS_TARGET_LSN);
 		pos->stamp = position_int64(tup, desc, POS_STAMP);
 		pos->id = position_int64(tup, desc, POS_ID);
 		pos->events = position_int64(tup, desc, POS_EVENTS);
@@ -195,8 +201,13 @@ outbox_position_store(const char *server, const OutboxPosition *pos)
 	values[POS_SERVER] = CStringGetTextDatum(server);
 	values[POS_BASE] = snapshot_to_datum(pos->base);
 	nulls[POS_TARGET] = (pos->target == NULL);
+	nulls[POS_TARGET_LSN] = (pos->target == NULL);
+	values[POS_BASE_LSN] = LSNGetDatum(pos->base->lsn);
 	if (pos->target != NULL)
+	{
 		values[POS_TARGET] = snapshot_to_datum(pos->target);
+		values[POS_TARGET_LSN] = LSNGetDatum(pos->target->lsn);
+	}
 	values[POS_STAMP] = Int64GetDatum(pos->stamp);
 	values[POS_ID] = Int64GetDatum(pos->id);
 	values[POS_EVENTS] = Int64GetDatum(pos->events);

@@ -9,6 +9,7 @@
 #include "log/snapshot.h"
 
 #include "access/transam.h"
+#include "access/xlog.h"
 #include "lib/stringinfo.h"
 
 #define SNAPSHOT_SIZE(n) (offsetof(OutboxSnapshot, xip) + sizeof(uint64) * (n))
@@ -49,6 +50,7 @@ outbox_snapshot_from(Snapshot snapshot)
 	OutboxSnapshot *snap = palloc(SNAPSHOT_SIZE(snapshot->xcnt));
 
 	Assert(!snapshot->takenDuringRecovery);
+	snap->lsn = GetXLogInsertRecPtr();
 	snap->xmin = widen_xid(snapshot->xmin, next);
 	snap->xmax = widen_xid(snapshot->xmax, next);
 	snap->nxip = snapshot->xcnt;
@@ -63,6 +65,7 @@ outbox_snapshot_empty(void)
 {
 	OutboxSnapshot *snap = palloc(SNAPSHOT_SIZE(0));
 
+	snap->lsn = InvalidXLogRecPtr;
 	snap->xmin = snap->xmax = FirstNormalTransactionId;
 	snap->nxip = 0;
 	return snap;
@@ -112,6 +115,7 @@ outbox_snapshot_in(const char *str)
 	for (const char *c = str; *c != '\0'; c++)
 		n += (*c == ',');
 	snap = palloc(SNAPSHOT_SIZE(n));
+	snap->lsn = InvalidXLogRecPtr;
 	snap->xmin = strtou64(str, &p, 10);
 	snap->xmax = strtou64(p + 1, &p, 10);
 	snap->nxip = 0;

@@ -14,10 +14,13 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "access/xlogdefs.h"
 #include "utils/snapshot.h"
 
 typedef struct OutboxSnapshot
 {
+	XLogRecPtr	lsn;			/* the ends of all that had ended are in the
+								 * WAL before this; 0: not known */
 	uint64		xmin;			/* all below have ended */
 	uint64		xmax;			/* none at or above has */
 	int			nxip;			/* in progress between the two, sorted */
@@ -38,7 +41,7 @@ extern bool outbox_snapshot_ended(const OutboxSnapshot *snap, uint64 xid);
 /* With its epoch, an xid that was in use lately. */
 extern uint64 outbox_xid_widen(TransactionId xid);
 
-/* To and from the text form of pg_snapshot. */
+/* To and from the text form of pg_snapshot, which does not carry lsn. */
 extern char *outbox_snapshot_out(const OutboxSnapshot *snap);
 extern OutboxSnapshot *outbox_snapshot_in(const char *str);
 

@@ -50,6 +50,7 @@ flow_start(RelayFlow *flow)
 	if (flow->position.target != NULL)
 	{
 		flow->ticks = list_make1(outbox_snapshot_copy(flow->position.target));
+		flow->tick_stored = true;
 		flow->read_stamp = flow->position.stamp;
 		flow->read_id = flow->position.id;
 	}
@@ -85,29 +86,39 @@ outbox_flow_create(const char *server)
 	return flow;
 }
 
+/*
+ * Forget what was read, and read again from the position on.
+ */
 void
-outbox_flow_reset(RelayFlow *flow)
+outbox_flow_reread(RelayFlow *flow)
 {
 	ListCell   *lc;
 
-	if (flow->producer != NULL)
-		outbox_producer_close(flow->producer, 0);
-	flow->producer = NULL;
-	flow->producer_broken = false;
-	flow->restart_by = 0;
 	foreach(lc, flow->topic_list)
 		outbox_topic_reset(lfirst(lc));
-
 	MemoryContextDelete(flow->context);
 	flow->head = flow->sent = flow->tail = 0;
 	flow->bytes = 0;
 	flow->batches = flow->ticks = NIL;
+	flow->tick_stored = false;
 	flow->refs = NULL;
 	flow->page = NULL;
 	flow->rows = NULL;
 	flow->nrows = flow->row = 0;
 	flow->read_stamp = flow->read_id = 0;
 	flow_start(flow);
+}
+
+void
+outbox_flow_reset(RelayFlow *flow)
+{
+	if (flow->producer != NULL)
+		outbox_producer_close(flow->producer, 0);
+	flow->producer = NULL;
+	flow->producer_broken = false;
+	flow->restart_by = 0;
+	outbox_txn_reset(flow);
+	outbox_flow_reread(flow);
 }
 
 /*
@@ -143,8 +154,8 @@ outbox_flow_wait_reason(RelayFlow *flow, const char *reason)
 
 /* ---------------- the producer ---------------- */
 
-static void
-producer_failed(RelayFlow *flow, const char *message)
+void
+outbox_flow_producer_failed(RelayFlow *flow, const char *message)
 {
 	char	   *copy = MemoryContextStrdup(TopMemoryContext, message);
 
@@ -186,11 +197,13 @@ producer_open(RelayFlow *flow)
 
 	if (failure != NULL)
 	{
-		producer_failed(flow, failure->detail ?
-						psprintf("%s: %s", failure->message, failure->detail) :
-						failure->message);
+		outbox_flow_producer_failed(flow, failure->detail ?
+									psprintf("%s: %s", failure->message, failure->detail) :
+									failure->message);
 		FreeErrorData(failure);
 	}
+	else
+		outbox_txn_producer_opened(flow);
 }
 
 /*
@@ -202,7 +215,7 @@ producer_restarts(RelayFlow *flow)
 {
 	if (flow->restart_by == 0)
 		return false;
-	if (outbox_producer_in_flight(flow->producer) > 0 &&
+	if ((outbox_producer_in_flight(flow->producer) > 0 || flow->txn.state > TXN_IDLE) &&
 		GetCurrentTimestamp() < flow->restart_by)
 		return true;
 	outbox_flow_settle(flow, true);
@@ -228,8 +241,8 @@ producer_ready(RelayFlow *flow)
 	if (flow->producer == NULL)
 		return false;
 	if (outbox_producer_connected(flow->producer, &reason))
-		outbox_flow_wait_reason(flow, NULL);
-	else
+		reason = NULL;
+	if (flow->txn.blocked == NULL)
 		outbox_flow_wait_reason(flow, reason);
 	return true;
 }
@@ -282,6 +295,31 @@ send_entry(RelayFlow *flow, RelayEntry *entry, uint64 tag)
 }
 
 /*
+ * Can the entry go on without being sent?  A Kafka transaction must be able to
+ * store what is parked in its midst, so it goes no further than to an event
+ * whose topic has no row.
+ */
+static bool
+passes_unsent(RelayFlow *flow, RelayEntry *entry)
+{
+	if (outbox_topic_parks(entry->topic))
+	{
+		if (flow->txn.state != TXN_NONE && entry->topic->stream == 0)
+			return false;
+		entry->state = ENTRY_PARK;
+		entry->topic->to_park++;
+		return true;
+	}
+	if (outbox_txn_is_letter(flow, entry->ev.id))
+	{
+		entry->state = ENTRY_DEAD;
+		entry->stored = true;
+		return true;
+	}
+	return false;
+}
+
+/*
  * Hand waiting entries to the producer.  False if the producer is unusable.
  */
 static bool
@@ -294,16 +332,18 @@ send_waiting(RelayFlow *flow)
 
 		if (entry->state == ENTRY_PARK || entry->state == ENTRY_DEAD)
 			continue;			/* reported before all copies were sent */
-		if (outbox_topic_parks(entry->topic))
-		{
-			entry->state = ENTRY_PARK;
-			entry->topic->to_park++;
+		if (passes_unsent(flow, entry))
 			continue;
-		}
+		if (outbox_topic_parks(entry->topic) ||
+			(!outbox_entry_begun(entry) && !outbox_txn_admit(flow, entry->topic)))
+			return !flow->producer_broken;
 		OUTBOX_FAULT("relay.before_produce");
 		fault = send_entry(flow, entry, flow->sent);
 		if (fault == OUTBOX_KAFKA_OK)
+		{
+			outbox_txn_sent(flow, entry->topic, &entry->ev);
 			OUTBOX_FAULT("relay.after_produce");
+		}
 		else if (fault == OUTBOX_KAFKA_FULL)
 			return true;
 		else if (fault == OUTBOX_KAFKA_FAULT_CLUSTER)
@@ -318,11 +358,11 @@ send_waiting(RelayFlow *flow)
  * A message of the entry has arrived: is it done?
  */
 static void
-entry_reported(RelayEntry *entry)
+entry_reported(RelayFlow *flow, RelayEntry *entry)
 {
 	if (entry->state == ENTRY_IN_FLIGHT && entry->unreported == 0 &&
 		entry->copies.next == entry->copies.npartitions)
-		entry->state = ENTRY_DELIVERED;
+		entry->state = flow->txn.state != TXN_NONE ? ENTRY_ACKNOWLEDGED : ENTRY_DELIVERED;
 }
 
 /*
@@ -340,9 +380,14 @@ poll_deliveries(RelayFlow *flow, bool *progress)
 		*progress = true;
 		if (delivery.fault == OUTBOX_KAFKA_OK)
 			flow->producer_retry_ms = 0;	/* what failed before is over */
+		if (delivery.fault == OUTBOX_KAFKA_FAULT_CLUSTER && flow->txn.state != TXN_NONE)
+		{
+			outbox_txn_doom(flow, delivery.error ? delivery.error : "fatal error");
+			continue;
+		}
 		if (delivery.fault == OUTBOX_KAFKA_FAULT_CLUSTER)
 		{
-			producer_failed(flow, delivery.error ? delivery.error : "fatal error");
+			outbox_flow_producer_failed(flow, delivery.error ? delivery.error : "fatal error");
 			return false;
 		}
 		if (delivery.tag & TAG_PARKED)
@@ -358,21 +403,26 @@ poll_deliveries(RelayFlow *flow, bool *progress)
 		entry->unreported--;
 		entry->topic->in_flight--;
 		if (delivery.fault == OUTBOX_KAFKA_OK)
-			entry_reported(entry);
+			entry_reported(flow, entry);
 		else
+		{
 			entry_fault(flow, entry, delivery.fault, delivery.error);
+			flow->producer_broken |= flow->txn.state != TXN_NONE;
+		}
 	}
-	return true;
+	return !flow->producer_broken && !outbox_txn_over(flow);
 }
 
 static void
 flow_fail(RelayFlow *flow)
 {
-	if (flow->producer != NULL && outbox_producer_error(flow->producer) != NULL &&
+	if (flow->producer != NULL && flow->txn.state == TXN_NONE &&
+		outbox_producer_error(flow->producer) != NULL &&
 		flow->producer_retry < GetCurrentTimestamp())
-		producer_failed(flow, outbox_producer_error(flow->producer));
+		outbox_flow_producer_failed(flow, outbox_producer_error(flow->producer));
 	outbox_flow_settle(flow, true); /* what is known to be done, dead letters
 									 * too */
+	outbox_txn_fail(flow);
 	outbox_flow_reset(flow);
 }
 
@@ -414,15 +464,22 @@ outbox_flow_run(RelayFlow *flow)
 		outbox_flow_tick(flow);
 		return false;
 	}
-	if (flow->producer != NULL && !poll_deliveries(flow, &progress))
+	if (flow->producer != NULL &&
+		(!poll_deliveries(flow, &progress) || !outbox_txn_run(flow, &progress)))
 	{
 		flow_fail(flow);
 		return false;
 	}
+	progress |= flow->restart_by != 0 && outbox_txn_turn_ends(flow);
 	if (producer_restarts(flow))
 		return progress;
 	if (OidIsValid(flow->serverid) && flow->producer == NULL)
 		return true;			/* just restarted */
+	if (!outbox_txn_ready(flow))
+	{
+		outbox_flow_tick(flow);
+		return progress;
+	}
 
 	if (!outbox_gate_passes(flow))
 	{
@@ -453,5 +510,5 @@ outbox_flow_run(RelayFlow *flow)
 			break;
 		progress = true;
 	}
-	return progress;
+	return outbox_txn_turn_ends(flow) || progress;
 }

@@ -23,6 +23,7 @@
 
 #include "kafka/kafka.h"
 #include "log/log.h"
+#include "relay/place.h"
 
 #define FLOW_RING_SIZE 65536	/* events between reading and settlement */
 #define FLOW_PAGE_BYTES (512 * 1024)	/* packed events read at once */
@@ -95,6 +96,7 @@ typedef struct RelayTopic
 	int64	   *drain_ids;		/* room for a page; NULL: never needed yet */
 	int			ndrain_ids;
 	int			drain_in_flight;
+	bool		drain_in_txn;	/* part of the open Kafka transaction */
 	int64		drain_stamp;
 	int64		drain_id;
 	int64		drained_stamp;	/* those up to here are gone; 0: read all */
@@ -105,6 +107,9 @@ typedef struct RelayTopic
 	bool		drain_counts;	/* an event for every partition is next, */
 	RelayBroadcast drain_copies;	/* and how far it has come */
 } RelayTopic;
+
+/* Events for the parked log, collected: see park.c. */
+typedef struct ParkBatch ParkBatch;
 
 /* ---------------- the ring ---------------- */
 
@@ -120,6 +125,8 @@ typedef enum EntryState
 {
 	ENTRY_WAITING,				/* read, not handed to the producer yet */
 	ENTRY_IN_FLIGHT,			/* handed over, also if not all copies are */
+	ENTRY_ACKNOWLEDGED,			/* in a Kafka transaction that is not
+								 * committed */
 	ENTRY_DELIVERED,
 	ENTRY_PARK,					/* goes to the parked log at settlement */
 	ENTRY_DEAD					/* becomes a dead letter at settlement */
@@ -138,6 +145,7 @@ typedef struct PageRow
 typedef struct RelayEntry
 {
 	EntryState	state;
+	bool		stored;			/* PARK, DEAD: it is, settlement need not */
 	int64		stamp;
 	RelayTopic *topic;
 	RelayPage  *page;
@@ -147,6 +155,13 @@ typedef struct RelayEntry
 	OutboxEvent ev;				/* strings in the page */
 } RelayEntry;
 
+/* Have some partitions got their copies, and others not? */
+static inline bool
+outbox_entry_begun(const RelayEntry *entry)
+{
+	return entry->copies.next > 0;
+}
+
 /* A batch of which events are in the ring or still to be read. */
 typedef struct RelayBatch
 {
@@ -154,7 +169,70 @@ typedef struct RelayBatch
 	uint64		end;			/* ring number after its last event */
 	bool		rows;			/* it holds rows of the log, perhaps others' */
 	bool		complete;		/* all of it is read */
+	bool		fresh;			/* target was chosen since the flow began */
 } RelayBatch;
+
+/* ---------------- Kafka transactions ---------------- */
+
+/*
+ * Where the flow is with the transactions of an exactly-once server.
+ *
+ *	  NONE -> LOOKING		a producer was made
+ *	  LOOKING -> CLAIMING	nobody's place forbids it
+ *	  CLAIMING -> FINDING	other holders of the name are fenced off
+ *	  FINDING -> IDLE		we know what is published
+ *	  IDLE -> OPEN			something is to be sent
+ *	  OPEN -> CLOSING		it is long enough, or there is nothing more
+ *	  CLOSING -> STORING	all is acknowledged; what is not sent is stored
+ *	  STORING -> COMMITTING -> IDLE
+ *	  any -> NONE			the producer ended; a transaction with it
+ */
+typedef enum TxnState
+{
+	TXN_NONE,
+	TXN_LOOKING,
+	TXN_CLAIMING,
+	TXN_FINDING,
+	TXN_IDLE,
+	TXN_OPEN,
+	TXN_CLOSING,
+	TXN_STORING,
+	TXN_COMMITTING
+} TxnState;
+
+typedef struct RelayTxn
+{
+	TxnState	state;
+
+	/* the open transaction; invalid in IDLE and before */
+	TimestampTz opened_at;
+	int			events;
+	int64		bytes;
+	RelayTopic *topic;			/* first one that something was sent to, or
+								 * NULL */
+	bool		several;		/* something was sent to others as well */
+	uint64		end;			/* ring number behind it; valid from CLOSING */
+	int64		draining;		/* its number in outbox._drained, 0: none */
+	char	   *doomed;			/* why it cannot be committed, or NULL */
+	TimestampTz doomed_at;
+
+	/* what is committed */
+	int64		number;			/* of the newest place */
+	int64		drained;		/* as in the newest place */
+
+	/* who has the name */
+	bool		claimed;		/* we had it */
+	TimestampTz holder;			/* start of the server that wrote the newest
+								 * place when we last knew */
+	char	   *announce;		/* topic to store a place of ours on, or NULL */
+	char	   *blocked;		/* why we leave it to another server, or NULL */
+
+	bool		caught_up;		/* what was committed when the flow began is
+								 * settled */
+	int			single;			/* so many transactions yet with one topic
+								 * each */
+	HTAB	   *letters;		/* ids of events that are dead letters */
+} RelayTxn;
 
 /* ---------------- the flow ---------------- */
 
@@ -172,6 +250,7 @@ typedef struct RelayFlow
 	TimestampTz restart_by;		/* settings changed: producer ends by then; 0:
 								 * no */
 	char	   *waiting_for;	/* for status, NULL: nothing */
+	RelayTxn	txn;
 
 	/* the gate, see gate.c */
 	XLogRecPtr	gate_lsn;		/* what standbys have to flush before anything
@@ -203,6 +282,7 @@ typedef struct RelayFlow
 	List	   *batches;		/* RelayBatch *, oldest first; the last one is
 								 * read */
 	List	   *ticks;			/* OutboxSnapshot *, taken while we lag */
+	bool		tick_stored;	/* the first one is the position's target */
 	TimestampTz last_tick;
 	OutboxLogBatch *refs;		/* of the batch being read; NULL: none open */
 	MemoryContext refs_context;
@@ -228,6 +308,8 @@ typedef struct RelayFlow
 /* flow.c */
 extern RelayFlow *outbox_flow_create(const char *server);
 extern void outbox_flow_reset(RelayFlow *flow);
+extern void outbox_flow_reread(RelayFlow *flow);
+extern void outbox_flow_producer_failed(RelayFlow *flow, const char *message);
 extern void outbox_flow_set_server(RelayFlow *flow, Oid serverid, bool altered);
 extern bool outbox_flow_run(RelayFlow *flow);
 extern void outbox_flow_wait_reason(RelayFlow *flow, const char *reason);
@@ -247,11 +329,13 @@ extern void outbox_gate_init(void);
 extern void outbox_flow_settle(RelayFlow *flow, bool all);
 extern bool outbox_flow_settle_due(RelayFlow *flow);
 extern bool outbox_flow_unsettled(const RelayFlow *flow);
+extern void outbox_flow_place(const RelayFlow *flow, uint64 end, RelayPlace *place);
+extern void outbox_flow_move(RelayFlow *flow, const RelayPlace *place);
+extern void outbox_entry_store(RelayFlow *flow, RelayEntry *entry, ParkBatch *batch);
 extern void outbox_settle_dead_letter(RelayTopic *topic, const OutboxEvent *ev,
 									  const char *error);
 
 /* park.c: events for the parked log, collected in a settlement */
-typedef struct ParkBatch ParkBatch;
 extern ParkBatch *outbox_park_begin(void);
 extern void outbox_park_add(ParkBatch *batch, int32 stream, int64 stamp,
 							const OutboxEvent *ev);
@@ -273,6 +357,27 @@ extern bool outbox_topic_unstored(const RelayTopic *topic);
 extern void outbox_topic_store(RelayTopic *topic);
 extern void outbox_topics_load(RelayFlow *flow);
 extern TimestampTz outbox_topics_next_retry(RelayFlow *flow);
+
+extern void outbox_topic_drain_prepare(RelayTopic *topic, int64 number);
+extern void outbox_topic_drain_committed(RelayTopic *topic);
+extern void outbox_topic_drain_failed(RelayTopic *topic);
+extern void outbox_topics_resolve_drained(RelayFlow *flow, int64 number);
+extern bool outbox_topics_have_parked(RelayFlow *flow);
+
+/* transaction.c */
+extern void outbox_txn_producer_opened(RelayFlow *flow);
+extern void outbox_txn_reset(RelayFlow *flow);
+extern bool outbox_txn_run(RelayFlow *flow, bool *progress);
+extern bool outbox_txn_turn_ends(RelayFlow *flow);
+extern void outbox_txn_doom(RelayFlow *flow, const char *reason);
+extern bool outbox_txn_over(RelayFlow *flow);
+extern void outbox_txn_fail(RelayFlow *flow);
+extern bool outbox_txn_ready(const RelayFlow *flow);
+extern bool outbox_txn_may_send(const RelayFlow *flow);
+extern bool outbox_txn_admit(RelayFlow *flow, const RelayTopic *topic);
+extern void outbox_txn_sent(RelayFlow *flow, RelayTopic *topic, const OutboxEvent *ev);
+extern bool outbox_txn_is_letter(const RelayFlow *flow, int64 id);
+extern void outbox_txn_add_letter(RelayFlow *flow, int64 id);
 
 /* stat.c */
 extern void outbox_stat_delivered(RelayTopic *topic, int64 events, int64 bytes);

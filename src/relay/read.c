@@ -184,7 +184,7 @@ same_moment(const OutboxSnapshot *a, const OutboxSnapshot *b)
  * The next moment to read up to: a tick, or now.
  */
 static OutboxSnapshot *
-next_target(RelayFlow *flow)
+next_target(RelayFlow *flow, bool *fresh)
 {
 	OutboxSnapshot *target;
 
@@ -192,8 +192,11 @@ next_target(RelayFlow *flow)
 	{
 		target = linitial(flow->ticks);
 		flow->ticks = list_delete_first(flow->ticks);
+		*fresh = !flow->tick_stored;
+		flow->tick_stored = false;
 		return target;
 	}
+	*fresh = true;
 	return outbox_snapshot_from(GetActiveSnapshot());
 }
 
@@ -204,11 +207,14 @@ static bool
 batch_open(RelayFlow *flow)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(flow->context);
-	OutboxSnapshot *target = next_target(flow);
+	bool		fresh;
+	OutboxSnapshot *target = next_target(flow, &fresh);
 	RelayBatch *batch;
 
-	if (same_moment(flow->base, target))
+	if (same_moment(flow->base, target) ||
+		(flow->txn.state != TXN_NONE && !outbox_place_fits(target)))
 	{
+		flow->txn.caught_up |= flow->batches == NIL && same_moment(flow->base, target);
 		pfree(target);
 		MemoryContextSwitchTo(oldcontext);
 		return false;
@@ -219,6 +225,7 @@ batch_open(RelayFlow *flow)
 	batch->rows = flow->refs->nrefs > 0;
 	if (batch->rows)
 		outbox_gate_close(flow);
+	batch->fresh = fresh;
 	flow->batches = lappend(flow->batches, batch);
 	MemoryContextSwitchTo(oldcontext);
 	return true;
@@ -354,6 +361,7 @@ entry_add(RelayFlow *flow, int64 stamp, const OutboxEvent *ev)
 		return;
 	entry = &flow->ring[flow->tail % FLOW_RING_SIZE];
 	entry->state = ENTRY_WAITING;
+	entry->stored = false;
 	entry->stamp = stamp;
 	entry->topic = topic;
 	entry->page = flow->page;

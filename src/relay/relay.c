@@ -36,7 +36,10 @@
 
 #define POLL_MS 1000			/* look at the log at least this often */
 #define UNSETTLED_MS 10			/* while acknowledged events are not settled */
+#define ASKING_MS 50			/* while brokers cannot say yet what is
+								 * published */
 #define TRIM_INTERVAL_MS 5000
+#define FINISH_MS 1000			/* for Kafka transactions that are under way */
 
 static List *flows = NIL;		/* RelayFlow * */
 static bool servers_changed = true;
@@ -353,6 +356,8 @@ wait_timeout(void)
 
 		if (outbox_flow_unsettled(flow))
 			timeout = Min(timeout, UNSETTLED_MS);
+		if (flow->txn.state == TXN_LOOKING || flow->txn.state == TXN_FINDING)
+			timeout = Min(timeout, ASKING_MS);
 		if (flow->producer == NULL && !flow->producer_ending && OidIsValid(flow->serverid))
 			timeout = Min(timeout, TimestampDifferenceMilliseconds(now, flow->producer_retry) + 1);
 		if (retry != 0)
@@ -402,6 +407,36 @@ flows_keep_up(void)
 }
 
 /*
+ * Let Kafka transactions end that are under way, if brokers answer: until the
+ * next relay ends them in our place they hold up those who read the topics.
+ */
+static void
+finish_transactions(void)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FINISH_MS);
+	bool		waiting = true;
+
+	while (waiting && GetCurrentTimestamp() < until)
+	{
+		ListCell   *lc;
+
+		waiting = false;
+		foreach(lc, flows)
+		{
+			RelayFlow  *flow = lfirst(lc);
+
+			if (flow->txn.state <= TXN_IDLE || !outbox_producer_connected(flow->producer, NULL))
+				continue;
+			flow->restart_by = until;
+			(void) outbox_flow_run(flow);
+			waiting = true;
+		}
+		if (waiting)
+			pg_usleep(2000);
+	}
+}
+
+/*
  * What can still be settled is; what is in flight is sent again by the next
  * relay.
  */
@@ -410,11 +445,13 @@ finish(void)
 {
 	ListCell   *lc;
 
+	finish_transactions();
+
 	foreach(lc, flows)
 	{
 		RelayFlow  *flow = lfirst(lc);
 
-		if (flow->producer != NULL)
+		if (flow->producer != NULL && flow->txn.state == TXN_NONE)
 			(void) outbox_flow_run(flow);
 		outbox_flow_settle(flow, true);
 		outbox_stat_store(flow);

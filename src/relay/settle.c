@@ -149,6 +149,7 @@ position_move(RelayFlow *flow, uint64 end)
 		pos->stamp = pos->id = 0;
 		batch_start = batch->end;
 		flow->position_moved |= batch->rows;
+		flow->txn.caught_up |= batch->fresh;
 		flow->batches = list_delete_first(flow->batches);
 		pfree(batch->target);
 		pfree(batch);
@@ -161,6 +162,61 @@ position_move(RelayFlow *flow, uint64 end)
 		pos->stamp = last->stamp;
 		pos->id = last->ev.id;
 	}
+}
+
+/*
+ * Where the position will be when it has moved to ring number "end".  What the
+ * place points to is the flow's.  It does not pass a batch without rows at the
+ * end: the moment of such a batch has not been waited for at the gate, and a
+ * standby may not have come to it.
+ */
+void
+outbox_flow_place(const RelayFlow *flow, uint64 end, RelayPlace *place)
+{
+	const OutboxPosition *pos = &flow->position;
+	const RelayBatch *batch = NULL;
+	uint64		batch_start = flow->head;
+	ListCell   *lc;
+
+	place->base = pos->base;
+	place->target = pos->target;
+	place->stamp = pos->stamp;
+	place->id = pos->id;
+	foreach(lc, flow->batches)
+	{
+		batch = lfirst(lc);
+		if (!batch->complete || batch->end > end)
+			break;
+		if (!batch->rows)
+			continue;
+		place->base = batch->target;
+		place->target = NULL;
+		place->stamp = place->id = 0;
+		batch_start = batch->end;
+	}
+	if (end > batch_start)
+	{
+		const RelayEntry *last = &flow->ring[(end - 1) % FLOW_RING_SIZE];
+
+		place->target = batch->target;
+		place->stamp = last->stamp;
+		place->id = last->ev.id;
+	}
+}
+
+/*
+ * Have the position be where the place is.  What is in the ring is void then.
+ */
+void
+outbox_flow_move(RelayFlow *flow, const RelayPlace *place)
+{
+	OutboxPosition *pos = &flow->position;
+
+	replace_snapshot(&pos->base, place->base);
+	replace_snapshot(&pos->target, place->target);
+	pos->stamp = place->stamp;
+	pos->id = place->id;
+	flow->position_moved = true;
 }
 
 /*
@@ -210,18 +266,36 @@ outbox_flow_settle_due(RelayFlow *flow)
 		TimestampDifferenceExceeds(flow->position_stored, now, SETTLE_INTERVAL_MS);
 }
 
-static void
-settle_entry(RelayEntry *entry, ParkBatch *batch)
+/*
+ * Put an event where it will be kept that is not sent.  Inside a transaction.
+ */
+void
+outbox_entry_store(RelayFlow *flow, RelayEntry *entry, ParkBatch *batch)
 {
+	if (entry->stored)
+		return;
+	if (entry->state == ENTRY_PARK)
+		outbox_topic_park(entry->topic, batch, entry->stamp, &entry->ev);
+	else if (entry->state == ENTRY_DEAD)
+	{
+		outbox_settle_dead_letter(entry->topic, &entry->ev, entry->error);
+		outbox_txn_add_letter(flow, entry->ev.id);
+	}
+	else
+		return;
+	entry->stored = true;
+}
+
+static void
+settle_entry(RelayFlow *flow, RelayEntry *entry, ParkBatch *batch)
+{
+	outbox_entry_store(flow, entry, batch);
 	if (entry->state == ENTRY_PARK)
 	{
-		outbox_topic_park(entry->topic, batch, entry->stamp, &entry->ev);
 		entry->topic->to_park--;
 		outbox_stat_parked(entry->topic);
 	}
-	else if (entry->state == ENTRY_DEAD)
-		outbox_settle_dead_letter(entry->topic, &entry->ev, entry->error);
-	else
+	else if (entry->state == ENTRY_DELIVERED)
 		outbox_stat_delivered(entry->topic, 1, entry->ev.key_len + (int64) entry->ev.value_len);
 }
 
@@ -231,7 +305,7 @@ settle_entries(RelayFlow *flow, uint64 end)
 	ParkBatch  *batch = outbox_park_begin();
 
 	for (uint64 n = flow->head; n < end; n++)
-		settle_entry(&flow->ring[n % FLOW_RING_SIZE], batch);
+		settle_entry(flow, &flow->ring[n % FLOW_RING_SIZE], batch);
 	outbox_park_end(batch);
 }
 

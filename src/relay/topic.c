@@ -68,6 +68,16 @@ topic_set_reason(RelayTopic *topic, const char *reason)
 	topic->reason = copy;
 }
 
+/*
+ * Try again later, after longer and longer pauses.
+ */
+static void
+topic_postpone(RelayTopic *topic)
+{
+	topic->retry_ms = Max(RETRY_MIN_MS, Min(topic->retry_ms * 2, RETRY_MAX_MS));
+	topic->retry_at = GetCurrentTimestamp() + topic->retry_ms * 1000L;
+}
+
 void
 outbox_topic_stop(RelayTopic *topic, const char *reason)
 {
@@ -80,8 +90,7 @@ outbox_topic_stop(RelayTopic *topic, const char *reason)
 
 	topic->state = TOPIC_STOPPED;
 	topic->changed = true;
-	topic->retry_ms = Max(RETRY_MIN_MS, Min(topic->retry_ms * 2, RETRY_MAX_MS));
-	topic->retry_at = GetCurrentTimestamp() + topic->retry_ms * 1000L;
+	topic_postpone(topic);
 	topic_set_reason(topic, reason ? reason : "unknown reason");
 	if (topic->flow->producer != NULL)
 		outbox_producer_forget_topic(topic->flow->producer, topic->name);
@@ -115,9 +124,11 @@ outbox_topic_reset(RelayTopic *topic)
 	topic->in_flight = 0;
 	topic->to_park = 0;
 	topic->drain_in_flight = 0;
+	topic->drain_in_txn = false;
 	topic->drain_fault = OUTBOX_KAFKA_OK;
 	topic->drain_counts = false;
 	outbox_broadcast_reset(&topic->drain_copies);
+	topic->drain_stamp = topic->drain_id = topic->drain_bytes = 0;
 	if (topic->state == TOPIC_PROBING || topic->state == TOPIC_DRAINING)
 		topic->state = TOPIC_STOPPED;
 }
@@ -312,6 +323,7 @@ outbox_topic_delivery(RelayTopic *topic, const OutboxDelivery *delivery)
 		pfree(topic->drain_error);
 	topic->drain_error = MemoryContextStrdup(TopMemoryContext,
 											 delivery->error ? delivery->error : "unknown reason");
+	topic->flow->producer_broken |= topic->drain_in_txn;
 }
 
 /*
@@ -422,8 +434,12 @@ drain_send(RelayTopic *topic)
 		OutboxKafkaFault fault;
 
 		outbox_event_unpack(&pos, pos + VARSIZE_ANY_EXHDR(packed), &cur, &ev);
+		if (topic->drain_copies.next == 0 && !outbox_txn_admit(topic->flow, topic))
+			break;
 		if (!drain_event(topic, &ev, &fault))
 			break;
+		if (fault == OUTBOX_KAFKA_FAULT_EVENT && i > 0)
+			break;				/* it will be the first of a page */
 		if (fault == OUTBOX_KAFKA_FAULT_CLUSTER)
 		{
 			topic->flow->producer_broken = true;
@@ -443,6 +459,8 @@ drain_send(RelayTopic *topic)
 			outbox_topic_delivery(topic, &failed);
 			break;
 		}
+		outbox_txn_sent(topic->flow, topic, &ev);
+		topic->drain_in_txn = topic->flow->txn.state != TXN_NONE;
 	}
 	outbox_sql_end();
 	return nread;
@@ -513,7 +531,7 @@ drain_page_done(RelayTopic *topic)
 	OutboxKafkaFault fault = topic->drain_fault;
 
 	if (fault == OUTBOX_KAFKA_OK ||
-		(fault == OUTBOX_KAFKA_FAULT_EVENT && topic->drain_page == 1))
+		(fault == OUTBOX_KAFKA_FAULT_EVENT && topic->ndrain_ids == 1))
 	{
 		drain_settle(topic);
 		topic->drain_page = (fault == OUTBOX_KAFKA_OK) ? DRAIN_PAGE : 1;
@@ -527,10 +545,125 @@ drain_page_done(RelayTopic *topic)
 	topic->drain_stamp = topic->drain_id = topic->drain_bytes = 0;
 }
 
+/* ---------------- parked events in Kafka transactions ---------------- */
+
+/*
+ * The page goes out with the transaction that is about to be committed: its
+ * place will name the number if it is.  Inside a transaction, which is flushed
+ * before that.
+ */
+void
+outbox_topic_drain_prepare(RelayTopic *topic, int64 number)
+{
+	Oid			types[3] = {INT8OID, INT4OID, INT8ARRAYOID};
+	Datum		values[3];
+
+	values[0] = Int64GetDatum(number);
+	values[1] = Int32GetDatum(topic->stream);
+	values[2] = drain_ids_array(topic);
+	outbox_sql_begin();
+	outbox_sql_execute("INSERT INTO outbox._drained (number, stream, ids) VALUES ($1, $2, $3)"
+					   " ON CONFLICT (stream) DO UPDATE SET number = excluded.number, ids = excluded.ids",
+					   3, types, values, NULL);
+	outbox_sql_end();
+}
+
+/*
+ * The page's transaction is committed, whatever state the topic has now.  Inside
+ * a transaction.
+ */
+void
+outbox_topic_drain_committed(RelayTopic *topic)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1];
+
+	topic->drain_in_txn = false;
+	if (topic->state == TOPIC_PROBING || topic->state == TOPIC_DRAINING)
+		drain_page_done(topic);
+	else
+	{
+		drain_settle(topic);
+		topic->drain_stamp = topic->drain_id = topic->drain_bytes = 0;
+	}
+	values[0] = Int32GetDatum(topic->stream);
+	outbox_sql_begin();
+	outbox_sql_execute("DELETE FROM outbox._drained WHERE stream = $1", 1, types, values, NULL);
+	outbox_sql_end();
+}
+
+/*
+ * The page's transaction cannot be committed.  Inside a transaction.
+ */
+void
+outbox_topic_drain_failed(RelayTopic *topic)
+{
+	if (topic->drain_fault == OUTBOX_KAFKA_FAULT_EVENT && topic->ndrain_ids == 1)
+		drain_settle(topic);
+	else if (topic->drain_fault == OUTBOX_KAFKA_FAULT_TOPIC)
+		outbox_topic_stop(topic, topic->drain_error);
+	topic->drain_in_txn = false;
+}
+
+/*
+ * At start: what transaction "number" sent is parked no more; what others were
+ * about to send was not sent.  Inside a transaction.
+ */
+void
+outbox_topics_resolve_drained(RelayFlow *flow, int64 number)
+{
+	Oid			types[2] = {TEXTOID, INT8OID};
+	Datum		values[2];
+
+	values[0] = CStringGetTextDatum(flow->server);
+	values[1] = Int64GetDatum(number);
+	outbox_sql_begin();
+	outbox_sql_execute("WITH d AS (DELETE FROM outbox._drained AS d USING outbox._stream AS s"
+					   "            WHERE s.id = d.stream AND s.server = $1 RETURNING d.*)"
+					   " DELETE FROM outbox._parked AS p USING d"
+					   "  WHERE d.number = $2 AND p.stream = d.stream AND p.id = ANY (d.ids)",
+					   2, types, values, NULL);
+	outbox_sql_end();
+}
+
+/*
+ * Inside a transaction.
+ */
+bool
+outbox_topics_have_parked(RelayFlow *flow)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+	bool		found;
+
+	values[0] = CStringGetTextDatum(flow->server);
+	outbox_sql_begin();
+	outbox_sql_execute("SELECT FROM outbox._stream AS s WHERE s.server = $1"
+					   " AND EXISTS (SELECT FROM outbox._parked AS p WHERE p.stream = s.id) LIMIT 1",
+					   1, types, values, NULL);
+	found = SPI_processed > 0;
+	outbox_sql_end();
+	return found;
+}
+
+/* ---------------- turns ---------------- */
+
+/*
+ * May parked events be sent?  In a Kafka transaction not before the ring has
+ * come to where the flow began: a transaction that failed may have parked events
+ * that are read again, and must meet them in their place.
+ */
+static bool
+may_drain(const RelayFlow *flow)
+{
+	return flow->producer != NULL && flow->restart_by == 0 &&
+		(flow->txn.state == TXN_NONE || (flow->txn.caught_up && outbox_txn_may_send(flow)));
+}
+
 static bool
 drain_due(const RelayTopic *topic)
 {
-	if (topic->flow->producer == NULL || topic->flow->restart_by != 0 || topic->stream == 0)
+	if (topic->stream == 0 || topic->drain_in_txn || !may_drain(topic->flow))
 		return false;
 	switch (topic->state)
 	{
@@ -543,6 +676,17 @@ drain_due(const RelayTopic *topic)
 		default:
 			return false;
 	}
+}
+
+static void
+drain_begin(RelayTopic *topic)
+{
+	/* reports of a page that was on its way when it was paused are void */
+	topic->state = TOPIC_PROBING;
+	topic->drain_page = 1;
+	topic->drain_fault = OUTBOX_KAFKA_OK;
+	topic->drain_stamp = topic->drain_id = topic->drain_bytes = 0;
+	topic->drained_stamp = topic->drained_id = 0;
 }
 
 /*
@@ -558,7 +702,12 @@ outbox_topic_run(RelayTopic *topic)
 
 	if (!drain_due(topic))
 		return false;
-	outbox_producer_refresh_topic(topic->flow->producer, topic->name);
+	if (!outbox_producer_refresh_topic(topic->flow->producer, topic->name) &&
+		topic->state == TOPIC_STOPPED)
+	{
+		topic_postpone(topic);
+		return false;
+	}
 	if (topic->state == TOPIC_STOPPED)
 		outbox_broadcast_reset(&topic->drain_copies);
 	/* a page that has come back is settled first */
@@ -569,14 +718,7 @@ outbox_topic_run(RelayTopic *topic)
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	if (topic->state == TOPIC_STOPPED)
-	{
-		/* reports of a page that was on its way when it was paused are void */
-		topic->state = TOPIC_PROBING;
-		topic->drain_page = 1;
-		topic->drain_fault = OUTBOX_KAFKA_OK;
-		topic->drain_stamp = topic->drain_id = topic->drain_bytes = 0;
-		topic->drained_stamp = topic->drained_id = 0;
-	}
+		drain_begin(topic);
 	else if (topic->drain_id != 0)
 		drain_page_done(topic);
 	topic->ndrain_ids = 0;
@@ -618,7 +760,7 @@ outbox_topics_next_retry(RelayFlow *flow)
 	TimestampTz next = 0;
 	ListCell   *lc;
 
-	if (flow->producer == NULL || flow->restart_by != 0)
+	if (!may_drain(flow))
 		return 0;
 	foreach(lc, flow->topic_list)
 	{

@@ -10,6 +10,7 @@
  *	  kafka_admin BOOTSTRAP delete TOPIC
  *	  kafka_admin BOOTSTRAP allow USER OPERATION TOPIC		add an ACL: Read, Write,
  *	  kafka_admin BOOTSTRAP revoke USER OPERATION TOPIC		Describe, All
+ *	  kafka_admin BOOTSTRAP forget GROUP					delete its offsets
  *	  kafka_admin BOOTSTRAP write TOPIC						records from the input
  *
  * A record to write is a line of fields with tabs between them: partition, key,
@@ -46,7 +47,7 @@ die(const char *what, const char *why)
 static void
 usage(void)
 {
-	die("usage", "kafka_admin BOOTSTRAP create|config|partitions|truncate|delete|allow|revoke|write ...");
+	die("usage", "kafka_admin BOOTSTRAP create|config|partitions|truncate|delete|allow|revoke|forget|write ...");
 }
 
 static void
@@ -119,6 +120,19 @@ check_acls(rd_kafka_event_t *ev)
 			die("acl", rd_kafka_error_string(rd_kafka_acl_result_error(acls[i])));
 }
 
+static void
+check_groups(rd_kafka_event_t *ev)
+{
+	size_t		n;
+	const rd_kafka_group_result_t **groups =
+	rd_kafka_DeleteGroups_result_groups(rd_kafka_event_DeleteGroups_result(ev), &n);
+
+	for (size_t i = 0; i < n; i++)
+		if (rd_kafka_group_result_error(groups[i]) != NULL)
+			die(rd_kafka_group_result_name(groups[i]),
+				rd_kafka_error_string(rd_kafka_group_result_error(groups[i])));
+}
+
 /* Wait for the answer, and end if it is an error. */
 static void
 finish(const char *what)
@@ -157,6 +171,9 @@ finish(const char *what)
 			break;
 		case RD_KAFKA_EVENT_CREATEACLS_RESULT:
 			check_acls(ev);
+			break;
+		case RD_KAFKA_EVENT_DELETEGROUPS_RESULT:
+			check_groups(ev);
 			break;
 		default:
 			break;
@@ -242,6 +259,15 @@ topic_delete(const char *topic)
 
 	rd_kafka_DeleteTopics(rk, &dt, 1, options, queue);
 	finish(topic);
+}
+
+static void
+group_forget(const char *group)
+{
+	rd_kafka_DeleteGroup_t *del = rd_kafka_DeleteGroup_new(group);
+
+	rd_kafka_DeleteGroups(rk, &del, 1, options, queue);
+	finish(group);
 }
 
 static rd_kafka_AclOperation_t
@@ -381,6 +407,8 @@ main(int argc, char **argv)
 		topic_truncate(argv[3], atoi(argv[4]), atoll(argv[5]));
 	else if (strcmp(what, "delete") == 0 && argc == 4)
 		topic_delete(argv[3]);
+	else if (strcmp(what, "forget") == 0 && argc == 4)
+		group_forget(argv[3]);
 	else if (strcmp(what, "write") == 0 && argc == 4)
 		records_write(argv[3]);
 	else if ((strcmp(what, "allow") == 0 || strcmp(what, "revoke") == 0) && argc == 6)

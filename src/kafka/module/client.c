@@ -360,6 +360,7 @@ client_destroy_later(Client *client, ClientCall before, void *arg)
 
 	if (client->rk == NULL)
 		return;
+	(void) client_ending(client->server);	/* frees what has ended */
 	rd_kafka_queue_io_event_enable(client->queue, -1, NULL, 0);
 	rd_kafka_queue_destroy(client->queue);
 	ending = calloc(1, sizeof(Ending));
@@ -477,6 +478,8 @@ note_log(Client *client, rd_kafka_event_t *ev)
 		return;
 	if (strcmp(fac, "CONFWARN") == 0)
 		level = LOG_DEBUG;		/* advice about settings that are meant so */
+	if (strcmp(fac, "GETPID") == 0 || strcmp(fac, "TXNERR") == 0)
+		level = LOG_DEBUG;		/* it tries again; what fails is reported */
 	if (level <= LOG_WARNING)
 		client_log(client, LOG, "%s", str);
 	else

@@ -41,6 +41,13 @@ static const OutboxKafkaApi api = {
 	.producer_partitions = producer_partitions,
 	.producer_close = producer_close,
 	.client_ending = client_ending,
+	.producer_transactional_id = producer_transactional_id,
+	.producer_ask_places = producer_ask_places,
+	.producer_places = producer_places,
+	.producer_begin = producer_begin,
+	.producer_call = producer_call,
+	.producer_call_result = producer_call_result,
+	.producer_txn_error = producer_txn_error,
 
 	.consumer_create = consumer_create,
 	.consumer_assign = consumer_assign,

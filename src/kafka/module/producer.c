@@ -17,9 +17,16 @@
  * "narrowed" below and ends with the process; without it the search starts
  * anew.
  *
+ * Transactions.  In a transactional producer a rejected batch dooms its
+ * transaction, which does what the gap-less guarantee does otherwise.  Since one
+ * missing topic would doom what goes to all others, brokers are asked for a topic
+ * before the first message goes there.
+ *
  *-------------------------------------------------------------------------
  */
 #include "kafka/module/producer.h"
+
+#include "kafka/module/transaction.h"
 
 #include "miscadmin.h"
 #include "utils/hsearch.h"
@@ -45,6 +52,7 @@ typedef struct TopicEntry
 	char		name[TOPIC_NAME_SIZE];	/* hash key */
 	rd_kafka_topic_t *rkt;
 	bool		faulty;			/* refused a message since it last took one */
+	rd_kafka_resp_err_t err;	/* what the brokers said of it last */
 	TimestampTz refreshed_at;	/* when the brokers were last asked about it, */
 	int32		npartitions;	/* and what they said; 0: nothing */
 } TopicEntry;
@@ -52,6 +60,7 @@ typedef struct TopicEntry
 struct OutboxProducer
 {
 	Client		client;
+	Txn			txn;
 	HTAB	   *topics;			/* TopicEntry by name */
 	TopicEntry *last_topic;		/* of the last message sent */
 	rd_kafka_event_t *reports;	/* batch of reports being handed out, or NULL */
@@ -118,19 +127,28 @@ topics_create(MemoryContext cxt)
 }
 
 static void
+property_add(Property *list, const char *name, const char *value)
+{
+	while (list->name != NULL)
+		list++;
+	list->name = name;
+	list->value = value;
+}
+
+static void
 producer_configure(OutboxProducer *prod, const OutboxServerSettings *settings,
 				   int event_fd)
 {
 	char		batch_bytes[16];
 	Property	fixed[] = {
 		{"enable.idempotence", "true"},
-		{"enable.gapless.guarantee", "true"},
 		{"acks", "all"},
-		{"message.timeout.ms", "0"},
 		{"partitioner", "murmur2_random"},
 		{"delivery.report.only.error", "false"},
 		{"batch.size", batch_bytes},
-		{NULL},					/* room for one more */
+		{NULL},					/* room for more */
+		{NULL},
+		{NULL},
 		{NULL}
 	};
 
@@ -141,9 +159,13 @@ producer_configure(OutboxProducer *prod, const OutboxServerSettings *settings,
 	snprintf(batch_bytes, sizeof(batch_bytes), "%zu", prod->batch_bytes);
 	prod->alone = prod->narrowed->alone > 0;
 	if (prod->alone)
+		property_add(fixed, "batch.num.messages", "1");
+	if (prod->txn.id != NULL)
+		property_add(fixed, "transactional.id", prod->txn.id);
+	else
 	{
-		fixed[lengthof(fixed) - 2].name = "batch.num.messages";
-		fixed[lengthof(fixed) - 2].value = "1";
+		property_add(fixed, "enable.gapless.guarantee", "true");
+		property_add(fixed, "message.timeout.ms", "0");
 	}
 	client_create(&prod->client, RD_KAFKA_PRODUCER, settings,
 				  producer_defaults, fixed, RD_KAFKA_EVENT_DR, event_fd);
@@ -161,6 +183,9 @@ producer_create(const OutboxServerSettings *settings, int event_fd)
 		prod->client.cxt = cxt;
 		prod->topics = topics_create(cxt);
 		prod->narrowed = narrowed_find(settings->server);
+		prod->txn.client = &prod->client;
+		if (settings->transactional_id != NULL)
+			prod->txn.id = MemoryContextStrdup(cxt, settings->transactional_id);
 		producer_configure(prod, settings, event_fd);
 	}
 	PG_CATCH();
@@ -184,7 +209,7 @@ producer_free(OutboxProducer *prod)
 	while ((topic = hash_seq_search(&scan)) != NULL)
 		if (topic->rkt != NULL)
 			rd_kafka_topic_destroy(topic->rkt);
-	client_destroy_later(&prod->client, NULL, NULL);
+	txn_destroy_later(&prod->txn);
 	MemoryContextDelete(prod->client.cxt);
 }
 
@@ -256,7 +281,8 @@ topic_open(OutboxProducer *prod, const char *name)
 	if (!found)
 	{
 		topic->rkt = NULL;
-		topic->faulty = false;
+		topic->faulty = prod->txn.id != NULL;
+		topic->err = RD_KAFKA_RESP_ERR_NO_ERROR;
 		topic->refreshed_at = 0;
 		topic->npartitions = 0;
 	}
@@ -302,14 +328,25 @@ topic_refresh(OutboxProducer *prod, TopicEntry *topic)
 	if (rd_kafka_metadata(prod->client.rk, 0, topic->rkt, &md, TOPIC_WAIT_MS) !=
 		RD_KAFKA_RESP_ERR_NO_ERROR)
 		return;
-	topic->faulty = md->topic_cnt != 1 ||
-		md->topics[0].err != RD_KAFKA_RESP_ERR_NO_ERROR;
+	topic->err = md->topic_cnt == 1 ? md->topics[0].err :
+		RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+	topic->faulty = topic->err != RD_KAFKA_RESP_ERR_NO_ERROR;
 	if (topic->faulty)
 		strlcpy(prod->error, md->topic_cnt == 1 ? rd_kafka_err2str(md->topics[0].err) :
 				"the brokers do not tell of the topic", sizeof(prod->error));
 	else
 		topic->npartitions = md->topics[0].partition_cnt;
 	rd_kafka_metadata_destroy(md);
+}
+
+/*
+ * Would a message for the topic doom the transaction that it is sent in?
+ */
+static bool
+topic_dooms(const OutboxProducer *prod, const TopicEntry *topic)
+{
+	return prod->txn.id != NULL && topic->faulty &&
+		fault_of_error(topic->err) == OUTBOX_KAFKA_FAULT_TOPIC;
 }
 
 /*
@@ -330,13 +367,14 @@ producer_forget_topic(OutboxProducer *prod, const char *name)
 /*
  * What the next send would do, so that it need not wait.
  */
-void
+bool
 producer_refresh_topic(OutboxProducer *prod, const char *name)
 {
 	TopicEntry *topic = topic_find(prod, name);
 
 	if (topic != NULL && topic->faulty)
 		topic_refresh(prod, topic);
+	return topic == NULL || !topic_dooms(prod, topic);
 }
 
 OutboxKafkaFault
@@ -440,7 +478,14 @@ producer_send(OutboxProducer *prod, const OutboxMessage *msg)
 		return OUTBOX_KAFKA_FAULT_TOPIC;
 	}
 	if (unlikely(topic->faulty))
+	{
 		topic_refresh(prod, topic);
+		if (topic_dooms(prod, topic))
+		{
+			strlcpy(prod->error, rd_kafka_err2str(topic->err), sizeof(prod->error));
+			return OUTBOX_KAFKA_FAULT_TOPIC;
+		}
+	}
 	err = message_enqueue(prod, topic, msg);
 	if (likely(err == RD_KAFKA_RESP_ERR_NO_ERROR))
 	{
@@ -455,6 +500,8 @@ producer_send(OutboxProducer *prod, const OutboxMessage *msg)
 	fault = fault_of_error(err);
 	if (fault == OUTBOX_KAFKA_FAULT_TOPIC)
 		topic->faulty = true;
+	if (fault == OUTBOX_KAFKA_FAULT_CLUSTER && prod->txn.id != NULL)
+		txn_note_failure(&prod->txn);
 	return fault;
 }
 
@@ -521,9 +568,17 @@ report_failure(OutboxProducer *prod, const rd_kafka_message_t *rkm,
 		if (topic != NULL)
 			topic->faulty = true;
 	}
-	if (prod->client.fatal && delivery->fault == OUTBOX_KAFKA_FAULT_CLUSTER &&
-		!prod->narrowing)
+	if (delivery->fault != OUTBOX_KAFKA_FAULT_CLUSTER || prod->narrowing)
+		return;
+	if (prod->client.fatal)
 		delivery->error = prod->client.reason;
+	else if (prod->txn.id != NULL)
+	{
+		/* it came back because something else has failed */
+		txn_note_failure(&prod->txn);
+		if (prod->txn.error[0] != '\0')
+			delivery->error = prod->txn.error;
+	}
 }
 
 static void
@@ -580,6 +635,8 @@ producer_poll(OutboxProducer *prod, OutboxDelivery *delivery)
 		}
 		if (rd_kafka_event_type(ev) == RD_KAFKA_EVENT_DR)
 			prod->reports = ev;
+		else if (rd_kafka_event_type(ev) == RD_KAFKA_EVENT_LISTCONSUMERGROUPOFFSETS_RESULT)
+			txn_take_answer(&prod->txn, ev);
 		else
 		{
 			client_note_event(&prod->client, ev);
@@ -598,4 +655,49 @@ bool
 producer_connected(OutboxProducer *prod, const char **reason)
 {
 	return client_connected(&prod->client, reason);
+}
+
+/* ---------------- exactly once ---------------- */
+
+const char *
+producer_transactional_id(OutboxProducer *prod)
+{
+	return prod->txn.id;
+}
+
+void
+producer_ask_places(OutboxProducer *prod, bool stable)
+{
+	txn_ask_places(&prod->txn, stable);
+}
+
+OutboxTxnResult
+producer_places(OutboxProducer *prod, OutboxPlace **places, int *nplaces)
+{
+	return txn_places(&prod->txn, places, nplaces);
+}
+
+OutboxTxnResult
+producer_begin(OutboxProducer *prod)
+{
+	return txn_begin(&prod->txn);
+}
+
+OutboxTxnResult
+producer_call(OutboxProducer *prod, OutboxTxnCall what, const char *topic, const char *place)
+{
+	return txn_start_call(&prod->txn, what, topic, place);
+}
+
+OutboxTxnResult
+producer_call_result(OutboxProducer *prod)
+{
+	return txn_call_result(&prod->txn);
+}
+
+const char *
+producer_txn_error(OutboxProducer *prod, OutboxKafkaFault *fault)
+{
+	*fault = prod->txn.fault;
+	return prod->txn.error;
 }

@@ -94,6 +94,7 @@ settings_from_array(ArrayType *array, OutboxServerSettings *settings)
 	char	  **strings;
 
 	settings->server = "test";
+	settings->transactional_id = NULL;
 	settings->nitems = array_strings(array, &strings);
 	settings->items = palloc0((settings->nitems + 1) * sizeof(OutboxSetting));
 	for (int i = 0; i < settings->nitems; i++)
