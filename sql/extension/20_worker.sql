@@ -60,13 +60,13 @@ REVOKE ALL ON FUNCTION outbox._workers() FROM PUBLIC;
 CREATE FUNCTION outbox._waiting_servers(
 	OUT worker text,
 	OUT server text,
-	OUT unreachable boolean,
+	OUT state text,
 	OUT reason text,
 	OUT since timestamptz)
 RETURNS SETOF record
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'outbox_waiting_servers';
 COMMENT ON FUNCTION outbox._waiting_servers() IS
-'Kafka servers that a worker of this database cannot go on with: unreachable, no broker answers, reason being what the client says of it; else reason says what is waited for.';
+'Kafka servers that a worker of this database cannot go on with; state: unreachable, no broker answers, and reason is what the client says of it; waiting, for what reason says; stopped, the worker sends nothing there for that reason.';
 REVOKE ALL ON FUNCTION outbox._waiting_servers() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox._waiting_servers() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION outbox._workers() TO pg_monitor;

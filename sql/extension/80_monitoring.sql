@@ -166,16 +166,16 @@ SELECT 'worker' AS kind, w.worker AS name, w.state,
 FROM w
 UNION ALL
 SELECT 'server', v.server,
-	CASE WHEN v.problem IS NOT NULL THEN 'dropped' WHEN q.unreachable THEN 'unreachable' WHEN q.server IS NOT NULL THEN 'waiting'
-		 WHEN w.pid IS NULL THEN w.state ELSE 'publishing' END,
+	CASE WHEN v.problem IS NOT NULL THEN 'dropped' WHEN q.server IS NOT NULL THEN q.state WHEN w.pid IS NULL THEN w.state ELSE 'publishing' END,
 	CASE WHEN v.problem IS NOT NULL THEN CASE WHEN v.backlog_events > 0 OR EXISTS (
 			SELECT FROM outbox._stream AS t JOIN outbox._parked AS k ON k.stream = t.id WHERE t.server = v.server) THEN 'stopped' ELSE 'ok' END
-		 WHEN q.unreachable THEN 'unreachable' WHEN q.server IS NOT NULL THEN 'waiting'
+		 WHEN q.server IS NOT NULL THEN q.state
 		 WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state
 		 WHEN v.lag_seconds > 60 THEN 'late' ELSE 'ok' END,
-	CASE WHEN v.problem IS NOT NULL THEN 'CREATE SERVER' WHEN q.unreachable THEN 'a broker that answers' WHEN q.server IS NOT NULL THEN q.reason
+	CASE WHEN v.problem IS NOT NULL THEN 'CREATE SERVER'
+		 WHEN q.server IS NOT NULL THEN CASE q.state WHEN 'unreachable' THEN 'a broker that answers' WHEN 'stopped' THEN 'another server to stop' ELSE q.reason END
 		 WHEN w.pid IS NULL THEN 'the relay' END,
-	v.backlog_events, v.lag_seconds, coalesce(v.problem, CASE WHEN q.unreachable THEN q.reason END), CASE WHEN q.unreachable THEN q.since END
+	v.backlog_events, v.lag_seconds, coalesce(v.problem, CASE WHEN q.state <> 'waiting' THEN q.reason END), CASE WHEN q.state <> 'waiting' THEN q.since END
 FROM outbox.stat_servers AS v JOIN w ON w.worker = 'relay'
 	LEFT JOIN outbox._waiting_servers() AS q ON q.worker = 'relay' AND q.server = v.server
 UNION ALL

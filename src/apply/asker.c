@@ -76,7 +76,7 @@ close_asker(Asker *asker)
 	if (asker->cons != NULL)
 		outbox_consumer_close(asker->cons);
 	asker->cons = NULL;
-	outbox_worker_report_server(asker->server, true, NULL);
+	outbox_worker_report_server(asker->server, OUTBOX_SERVER_UNREACHABLE, NULL);
 }
 
 char *
@@ -97,7 +97,7 @@ outbox_askers_report(const List *feeds)
 		drain(asker->cons);
 		if (outbox_consumer_connected(asker->cons, &reason))
 			reason = NULL;
-		outbox_worker_report_server(asker->server, true, reason);
+		outbox_worker_report_server(asker->server, OUTBOX_SERVER_UNREACHABLE, reason);
 		if (reason != NULL && waiting == NULL)
 			waiting = psprintf("server \"%s\": %s", asker->server, reason);
 	}

@@ -317,6 +317,17 @@ trim_if_due(void)
 
 /* ---------------- the loop ---------------- */
 
+/*
+ * What kind of reason a flow has, if it has one.
+ */
+static OutboxServerTrouble
+flow_trouble(const RelayFlow *flow)
+{
+	if (flow->waiting_for == NULL)
+		return OUTBOX_SERVER_WAITING;
+	return flow->txn.blocked != NULL ? OUTBOX_SERVER_STOPPED : OUTBOX_SERVER_UNREACHABLE;
+}
+
 static void
 report(void)
 {
@@ -329,7 +340,7 @@ report(void)
 		RelayFlow  *flow = lfirst(lc);
 		const char *reason = flow->waiting_for ? flow->waiting_for : flow->gate_reason;
 
-		outbox_worker_report_server(flow->server, flow->waiting_for != NULL, reason);
+		outbox_worker_report_server(flow->server, flow_trouble(flow), reason);
 		if (reason != NULL)
 			appendStringInfo(&reasons, "%sserver \"%s\": %s", reasons.len ? "; " : "",
 							 flow->server, reason);

@@ -352,6 +352,12 @@ outbox_workers(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+static const char *const trouble_names[] = {
+	[OUTBOX_SERVER_UNREACHABLE] = "unreachable",
+	[OUTBOX_SERVER_WAITING] = "waiting",
+	[OUTBOX_SERVER_STOPPED] = "stopped"
+};
+
 /*
  * Servers that a worker of this database cannot go on with.
  */
@@ -376,7 +382,7 @@ outbox_waiting_servers(PG_FUNCTION_ARGS)
 				continue;
 			values[0] = CStringGetTextDatum(outbox_slot_name(kind));
 			values[1] = CStringGetTextDatum(entry->server);
-			values[2] = BoolGetDatum(entry->unreachable);
+			values[2] = CStringGetTextDatum(trouble_names[entry->trouble]);
 			values[3] = CStringGetTextDatum(entry->reason);
 			values[4] = TimestampTzGetDatum(entry->since);
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);

@@ -74,7 +74,7 @@ typedef enum OutboxSlotState
 typedef struct OutboxWaitingServer
 {
 	char		server[NAMEDATALEN];	/* empty: the entry is free */
-	bool		unreachable;	/* no broker answers; else it waits for others */
+	OutboxServerTrouble trouble;
 	TimestampTz since;
 	char		reason[OUTBOX_ERROR_LEN];
 } OutboxWaitingServer;

@@ -364,7 +364,7 @@ find_waiting(const char *server)
  * Nobody else writes here, so we may look without the lock.
  */
 void
-outbox_worker_report_server(const char *server, bool unreachable, const char *reason)
+outbox_worker_report_server(const char *server, OutboxServerTrouble trouble, const char *reason)
 {
 	OutboxWaitingServer *entry = my_slot != NULL ? find_waiting(server) : NULL;
 	bool		known = entry != NULL && entry->server[0] != '\0';
@@ -373,7 +373,7 @@ outbox_worker_report_server(const char *server, bool unreachable, const char *re
 	outbox_copy_clipped(clipped, reason ? reason : "", sizeof(clipped));
 	if (entry == NULL || (reason == NULL && !known) ||
 		(reason != NULL && known && strcmp(entry->reason, clipped) == 0 &&
-		 entry->unreachable == unreachable))
+		 entry->trouble == trouble))
 		return;
 
 	outbox_shared_lock();
@@ -383,9 +383,9 @@ outbox_worker_report_server(const char *server, bool unreachable, const char *re
 	{
 		strlcpy(entry->server, server, sizeof(entry->server));
 		strcpy(entry->reason, clipped);
-		if (!known || entry->unreachable != unreachable)
+		if (!known || entry->trouble != trouble)
 			entry->since = GetCurrentTimestamp();
-		entry->unreachable = unreachable;
+		entry->trouble = trouble;
 	}
 	outbox_shared_unlock();
 }

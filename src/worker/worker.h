@@ -107,13 +107,20 @@ extern bool outbox_worker_catalog_changed(void);
  */
 extern void outbox_worker_report(const char *state, const char *waiting_for);
 
+/* What keeps a worker from going on with a Kafka server. */
+typedef enum OutboxServerTrouble
+{
+	OUTBOX_SERVER_UNREACHABLE,	/* no broker answers */
+	OUTBOX_SERVER_WAITING,		/* it waits for others, such as standbys */
+	OUTBOX_SERVER_STOPPED		/* it would answer: we have stopped */
+} OutboxServerTrouble;
+
 /*
- * Why the worker cannot go on with a Kafka server: because no broker answers
- * (unreachable) or because of others.  reason NULL: it can, or nothing is
- * wanted of it any more.  The time when that began is kept.  Cheap if nothing
- * changed.
+ * Why the worker cannot go on with a Kafka server.  reason NULL: it can, or
+ * nothing is wanted of it any more.  The time when that began is kept.  Cheap
+ * if nothing changed.
  */
-extern void outbox_worker_report_server(const char *server, bool unreachable,
+extern void outbox_worker_report_server(const char *server, OutboxServerTrouble trouble,
 										const char *reason);
 
 /* Remember the last error (message text without secrets), shown by status. */

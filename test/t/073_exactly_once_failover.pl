@@ -67,6 +67,7 @@ no_faults($old);
 emit($old, 'c', 1, 20);
 my $status = q(SELECT last_error FROM outbox.status WHERE kind = 'server' AND name = 'kafka');
 is_soon($old, 'shop', $status, qr/a server that was promoted from this one publishes in its place, on timeline 2/, 'the old primary stops');
+is($old->safe_psql('shop', q(SELECT state, health, waiting_for FROM outbox.status WHERE kind = 'server')), 'stopped|stopped|another server to stop', 'and says so in its status');
 like(slurp_file($old->logfile), qr/WARNING:  stopped publishing to server "kafka"\n.*DETAIL:  a server that was promoted.*\n.*HINT:  Stop this server/, 'and says so in the log');
 emit($new, 'b', 21, 40);
 is_soon($new, 'shop', $settled, '0', 'the new one goes on');
