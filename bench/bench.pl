@@ -395,6 +395,26 @@ sub bench_relay
 	return;
 }
 
+# The same drain in Kafka transactions, against one without, in turn.
+sub bench_once
+{
+	my (@plain, @once);
+	my $n = $size{drain};
+
+	for (1 .. $size{drains})
+	{
+		fill_log($n);
+		push @plain, $n / drain($n);
+		fill_log($n);
+		sql("ALTER SERVER kafka OPTIONS (ADD exactly_once 'true')");
+		push @once, $n / drain($n);
+		sql('ALTER SERVER kafka OPTIONS (DROP exactly_once)');
+	}
+	result("exactly once: drain of $n events of 200 B, events/s", sprintf('%.0f', median(@once)),
+		sprintf('%.0f (at least once)', median(@plain)), sprintf('%.2f', ratio(\@once, \@plain)));
+	return;
+}
+
 # Processor time at a number of events done, between the samples around it.
 sub cpu_at
 {
@@ -850,6 +870,7 @@ my @parts = (
 	[ wal     => \&bench_wal ],
 	[ bulk    => \&bench_bulk ],
 	[ relay   => sub { empty_log(); bench_relay() } ],
+	[ once    => sub { empty_log(); bench_once() } ],
 	[ flat    => sub { empty_log(); bench_flat() } ],
 	[ latency => sub { empty_log(); bench_latency() } ],
 	[ fair    => sub { empty_log(); bench_fair() } ],

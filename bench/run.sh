@@ -5,8 +5,8 @@
 #
 #   QUICK=1     about a tenth of the work: for a look, not for the record
 #   ROUNDS=n    interleaved rounds of which the medians are taken (5, quick 3)
-#   ONLY=a,b    only these parts: writer, wal, bulk, relay, flat, latency, fair, outage,
-#               applier, worker
+#   ONLY=a,b    only these parts: writer, wal, bulk, relay, once, flat, latency, fair,
+#               outage, applier, worker
 
 set -euo pipefail
 # shellcheck source=scripts/lib.sh

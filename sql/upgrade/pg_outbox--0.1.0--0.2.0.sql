@@ -71,13 +71,13 @@ ALTER TABLE outbox._dead_letter ALTER COLUMN target TYPE regclass;
 CREATE FUNCTION outbox._waiting_servers(
 	OUT worker text,
 	OUT server text,
-	OUT unreachable boolean,
+	OUT state text,
 	OUT reason text,
 	OUT since timestamptz)
 RETURNS SETOF record
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'outbox_waiting_servers';
 COMMENT ON FUNCTION outbox._waiting_servers() IS
-'Kafka servers that a worker of this database cannot go on with: unreachable, no broker answers, reason being what the client says of it; else reason says what is waited for.';
+'Kafka servers that a worker of this database cannot go on with; state: unreachable, no broker answers, and reason is what the client says of it; waiting, for what reason says; stopped, the worker sends nothing there for that reason.';
 REVOKE ALL ON FUNCTION outbox._waiting_servers() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox._waiting_servers() TO pg_monitor;
 
@@ -88,86 +88,13 @@ SELECT p.server, p.events - coalesce(r.settled_events, 0) AS settled_events, p.a
 	r.at AS stats_reset,
 	CASE WHEN NOT EXISTS (
 		SELECT FROM pg_catalog.pg_foreign_server AS s JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid = s.srvfdw
-		WHERE s.srvname = p.server AND w.fdwname = 'outbox_kafka') THEN 'the server does not exist' END AS problem
+		WHERE s.srvname = p.server AND w.fdwname = 'outbox_kafka') THEN 'the server does not exist' END AS problem,
+	EXISTS (SELECT FROM pg_catalog.pg_foreign_server AS s CROSS JOIN LATERAL pg_catalog.pg_options_to_table(s.srvoptions) AS o
+		WHERE s.srvname = p.server AND o.option_name = 'exactly_once' AND o.option_value::boolean) AS exactly_once
 FROM outbox._positions() AS p JOIN outbox._backlog() AS b USING (server)
 	LEFT JOIN outbox._reset_server AS r USING (server);
-COMMENT ON VIEW outbox.stat_servers IS 'one row per server that events were published to: events settled (acknowledged, parked or dead) since the server was first used or outbox.stat_reset(), events in the log not settled yet, and the age in seconds of the oldest of them (null: none); problem says that the server was dropped: its events are parked until there is one of its name again';
+COMMENT ON VIEW outbox.stat_servers IS 'one row per server that events were published to: events settled (acknowledged, parked or dead) since the server was first used or outbox.stat_reset(), events in the log not settled yet, the age in seconds of the oldest of them (null: none), and whether the server has option exactly_once; problem says that the server was dropped: its events are parked until there is one of its name again';
 
-CREATE OR REPLACE VIEW outbox.status AS
-WITH w AS MATERIALIZED (SELECT * FROM outbox._workers())
-SELECT 'worker' AS kind, w.worker AS name, w.state,
-	CASE WHEN w.state IN ('running', 'idle') THEN 'ok'
-		 WHEN w.state IN ('paused', 'stopped') THEN w.state
-		 WHEN w.last_error IS NOT NULL AND w.pid IS NULL THEN 'failing' ELSE 'waiting' END AS health,
-	w.waiting_for, NULL::bigint AS backlog, NULL::float8 AS lag_seconds,
-	w.last_error, w.last_error_at
-FROM w
-UNION ALL
-SELECT 'server', v.server,
-	CASE WHEN v.problem IS NOT NULL THEN 'dropped' WHEN q.unreachable THEN 'unreachable' WHEN q.server IS NOT NULL THEN 'waiting'
-		 WHEN w.pid IS NULL THEN w.state ELSE 'publishing' END,
-	CASE WHEN v.problem IS NOT NULL THEN CASE WHEN v.backlog_events > 0 OR EXISTS (
-			SELECT FROM outbox._stream AS t JOIN outbox._parked AS k ON k.stream = t.id WHERE t.server = v.server) THEN 'stopped' ELSE 'ok' END
-		 WHEN q.unreachable THEN 'unreachable' WHEN q.server IS NOT NULL THEN 'waiting'
-		 WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state
-		 WHEN v.lag_seconds > 60 THEN 'late' ELSE 'ok' END,
-	CASE WHEN v.problem IS NOT NULL THEN 'CREATE SERVER' WHEN q.unreachable THEN 'a broker that answers' WHEN q.server IS NOT NULL THEN q.reason
-		 WHEN w.pid IS NULL THEN 'the relay' END,
-	v.backlog_events, v.lag_seconds, coalesce(v.problem, CASE WHEN q.unreachable THEN q.reason END), CASE WHEN q.unreachable THEN q.since END
-FROM outbox.stat_servers AS v JOIN w ON w.worker = 'relay'
-	LEFT JOIN outbox._waiting_servers() AS q ON q.worker = 'relay' AND q.server = v.server
-UNION ALL
-SELECT 'publication', p.name, p.state,
-	CASE WHEN p.problem IS NOT NULL THEN 'broken' WHEN p.state = 'live' THEN 'ok' ELSE p.state END,
-	CASE WHEN p.state = 'incomplete' THEN 'a copy that ends, of changes that were not recorded' END,
-	NULL, NULL, p.problem, NULL
-FROM outbox.publications AS p
-UNION ALL
-SELECT 'topic', t.topic, t.state, CASE t.state WHEN 'live' THEN 'ok' WHEN 'paused' THEN 'paused' ELSE 'stopped' END,
-	NULL, t.parked_events, NULL, t.reason, t.since
-FROM outbox.stat_topics AS t
-UNION ALL
-SELECT 'copy', c.publication, c.state,
-	CASE WHEN c.error IS NOT NULL THEN 'failing'
-		 WHEN k.all_read AND c.pending > 0 THEN 'waiting' ELSE 'ok' END,
-	CASE WHEN c.retry_at IS NOT NULL AND c.error IS NOT NULL THEN 'the next attempt at ' || c.retry_at
-		 WHEN k.all_read AND c.pending > 0 THEN coalesce(
-			'the end of transactions that were changing ' || c.pending || ' rows: '
-			|| (SELECT pg_catalog.string_agg(u.updater::text, ', ' ORDER BY u.updater)
-				FROM outbox._copy_updaters AS u WHERE u.publication = c.publication AND NOT u.ended),
-			'the relay; ' || c.pending || ' rows are pending')
-		 ELSE 'the relay; ' || c.rows || ' rows so far' END,
-	CASE WHEN c.estimated_rows IS NOT NULL THEN greatest(c.estimated_rows - c.rows, 0) END, NULL, c.error, NULL
-FROM outbox.copies AS c JOIN outbox._copy AS k USING (publication)
-WHERE c.state = 'running'
-UNION ALL
-SELECT 'subscription', s.name,
-	CASE WHEN s.state <> 'running' THEN s.state WHEN q.server IS NOT NULL THEN 'unreachable'
-		 WHEN w.pid IS NULL THEN w.state ELSE s.state END,
-	CASE WHEN s.state <> 'running' THEN s.state WHEN q.server IS NOT NULL THEN 'unreachable'
-		 WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state
-		 WHEN s.waiting_for IS NOT NULL THEN 'waiting' ELSE 'ok' END,
-	CASE WHEN s.state <> 'running' THEN NULL WHEN q.server IS NOT NULL THEN 'a broker that answers'
-		 WHEN w.pid IS NULL THEN 'the applier' ELSE s.waiting_for END,
-	(SELECT pg_catalog.sum(greatest(o.high_watermark - o.next_offset, 0))::bigint
-	 FROM outbox._offset AS o WHERE o.subscription = s.name AND s.state = 'running' AND w.pid IS NOT NULL AND q.server IS NULL
-	 HAVING pg_catalog.bool_and(o.high_watermark IS NOT NULL)), NULL,
-	CASE WHEN s.state <> 'running' THEN s.stopped_reason ELSE q.reason END,
-	CASE WHEN s.state <> 'running' THEN s.stopped_at ELSE q.since END
-FROM outbox.subscriptions AS s JOIN w ON w.worker = 'applier'
-	LEFT JOIN outbox._waiting_servers() AS q ON q.worker = 'applier' AND q.server = s.server
-UNION ALL
-SELECT 'dead letters', d.direction, 'waiting', 'attention', NULL, pg_catalog.count(*), NULL,
-	(pg_catalog.array_agg(d.message ORDER BY d.id DESC))[1], pg_catalog.max(d.last_at)
-FROM outbox._dead_letter AS d WHERE d.state = 'dead' GROUP BY d.direction
-UNION ALL
-SELECT 'log', 'event log', 'open',
-	CASE WHEN l.limit_bytes IS NULL OR l.bytes < 0.8 * l.limit_bytes THEN 'ok'
-		 WHEN l.bytes < l.limit_bytes THEN 'nearly full' ELSE 'full' END,
-	l.held_by, l.bytes, NULL, NULL, NULL
-FROM outbox.stat_log AS l;
-COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting (waiting_for says what for), late (over a minute), unreachable (no broker of the server answers, since last_error_at), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (null: not known, as of a subscription that does not read; log: bytes; copy: rows left, estimated, 0 if there are more than estimated), lag in seconds';
-DROP FUNCTION outbox._silent_servers();
 
 -- TRUNCATE as an event, and the ends of resyncs.
 ALTER TABLE outbox._publication DROP CONSTRAINT _publication_on_truncate_check;
@@ -206,48 +133,153 @@ CREATE TABLE outbox._mark (
 COMMENT ON TABLE outbox._mark IS 'ends of a resync that have come, by partition of the topic, until all have; version: what is older is to go then; internal';
 SELECT pg_catalog.pg_extension_config_dump('outbox._mark', '');
 
--- A partition can be what a publication fails of (40_publication.sql).
-CREATE OR REPLACE VIEW outbox.publications WITH (security_barrier) AS
-	SELECT p.name, p.source, p.kind, p.server, p.topic, p.mode,
-		(SELECT pg_catalog.array_agg(CASE WHEN u.c = u.l THEN u.c ELSE u.c || ' AS ' || u.l END ORDER BY u.n)
-		 FROM ROWS FROM (pg_catalog.unnest(p.columns), pg_catalog.unnest(p.labels)) WITH ORDINALITY AS u (c, l, n)) AS columns,
-		p.identity, p.partition_by, p.filter, p.event_type, p.headers, p.with_headers,
-		p.on_truncate, p.skip_unchanged,
-		CASE
-			WHEN EXISTS (SELECT FROM outbox._unrecorded u WHERE u.publication = p.id)
-				OR EXISTS (SELECT FROM outbox._copy k WHERE k.publication = p.name AND k.heals AND k.state <> 'done')
-			THEN 'incomplete' ELSE 'live'
-		END AS state,
-		CASE
-			WHEN c.oid IS NULL THEN 'the table does not exist'
-			WHEN c.relpersistence <> 'p' THEN 'the table is unlogged: a crash empties it and makes no events'
-			WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = c.oid)
-				THEN 'tables that inherit from it are not captured'
-			WHEN t.tgenabled IS NULL THEN 'the trigger that captures changes is missing'
-			WHEN t.tgenabled NOT IN ('O', 'A') THEN 'the trigger that captures changes is disabled'
-			WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_server s WHERE s.srvname = p.server) THEN 'the server does not exist'
-			WHEN p.kind = 'table' AND NOT EXISTS (
-				SELECT FROM pg_catalog.pg_index i
-				WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
-					AND (SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attname)
-						 FROM pg_catalog.pg_attribute a
-						 WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
-					= (SELECT pg_catalog.array_agg(n ORDER BY n::name) FROM pg_catalog.unnest(p.identity) n))
-				THEN 'no unique index on the identity'
-			WHEN c.relkind = 'p' THEN (
-				WITH RECURSIVE parts AS (
-					SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = c.oid
-					UNION ALL
-					SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN parts ON parts.inhrelid = i.inhparent)
-				SELECT pg_catalog.min(CASE WHEN r.relpersistence <> 'p' THEN 'a partition is unlogged: a crash empties it and makes no events'
-					WHEN x.tgenabled NOT IN ('O', 'A') THEN 'the trigger that captures changes is disabled in a partition' END)
-				FROM parts JOIN pg_catalog.pg_class AS r ON r.oid = parts.inhrelid
-					LEFT JOIN pg_catalog.pg_trigger AS x ON x.tgrelid = r.oid AND x.tgfoid = t.tgfoid)
-		END AS problem,
-		p.created_at
-	FROM outbox._publication p
-		LEFT JOIN pg_catalog.pg_class c ON c.oid = p.source
-		LEFT JOIN pg_catalog.pg_trigger t ON t.tgrelid = p.source AND t.tgfoid =
-			CASE p.kind WHEN 'table' THEN 'outbox._capture'::pg_catalog.regproc ELSE 'outbox._capture_adopted'::pg_catalog.regproc END
-	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
-		OR pg_catalog.pg_has_role(c.relowner, 'USAGE');
+-- Exactly once.
+DO $$
+DECLARE
+	name text;
+BEGIN
+	FOREACH name IN ARRAY '{_position_0,_position_1}'::text[] LOOP
+		EXECUTE pg_catalog.format('ALTER TABLE outbox.%I ADD COLUMN base_lsn pg_lsn NOT NULL DEFAULT ''0/0'', ADD COLUMN target_lsn pg_lsn', name);
+		EXECUTE pg_catalog.format('ALTER TABLE outbox.%I ALTER COLUMN base_lsn DROP DEFAULT', name);
+	END LOOP;
+END
+$$;
+COMMENT ON TABLE outbox._position_0 IS 'positions of the relay per server: everything visible in base is done; of what target sees beyond base, everything up to (stamp, id) is done; the WAL before base_lsn and target_lsn holds the ends of all transactions that they see';
+-- Parked events that the Kafka transaction of that number sends: its place says
+-- whether it was committed, and with it whether they are parked any more.
+CREATE TABLE outbox._drained (
+	number	bigint NOT NULL,
+	stream	integer PRIMARY KEY,
+	ids		bigint[] NOT NULL
+);
+COMMENT ON TABLE outbox._drained IS 'parked events that are being sent to servers with option exactly_once, by the number of the Kafka transaction';
+
+-- Copies and resyncs.
+ALTER TABLE outbox._copy ADD COLUMN kind text NOT NULL DEFAULT 'copy' CHECK (kind IN ('copy', 'resync')),
+	ADD COLUMN floor bigint, ADD COLUMN waits_for xid8[];
+COMMENT ON TABLE outbox._copy IS 'copies of publications, the last of each; ordered_by: number, type and collation of each column that the rows are read in the order of; last_key: identity of the last row that was read; all_read: what is left is in _copy_pending; heals: changes, or rows of an attached partition, were not recorded, the publication is incomplete until the copy is done; kind: a resync ends with an event in each partition, by which replicas delete what is older than floor; floor: below the version of every row that it publishes and of every change that it may not have seen, null: the resync has not begun; waits_for: transactions that may have stamped a change before the floor was taken, nothing is read before they have ended';
+CREATE FUNCTION outbox.resync(publication text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'outbox_resync';
+COMMENT ON FUNCTION outbox.resync(text) IS 'has the relay publish every present row of a published table again, as outbox.copy() does, and then an event with op e to each partition of the topic, by which replicas delete every row that is older and is no row of the table: what a lost history left there after a standby was promoted or a backup restored, or what replicas missed because the brokers deleted it. Begins when transactions that are writing have ended; begins anew if one is under way; outbox.cancel_copy() ends it; see view copies. Needs the table''s ownership. Errors: 42704 if there is no such publication of a table, 42501, 55000 if another publication sends to the same topic';
+COMMENT ON FUNCTION outbox.cancel_copy(text) IS 'ends a copy or resync that is under way; false if there is none. What was copied so far stays published. Needs the table''s ownership. Errors: 42704, 42501';
+CREATE OR REPLACE VIEW outbox.copies AS
+	SELECT c.publication, c.state, c.rows,
+		(SELECT pg_catalog.count(*) FROM outbox._copy_pending AS k WHERE k.publication = c.publication) AS pending,
+		p.source, c.last_key, c.started_at, c.finished_at,
+		c.attempts, c.retry_at, c.error,
+		(WITH RECURSIVE parts AS (
+			SELECT p.source::pg_catalog.oid AS relid
+			UNION
+			SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN parts ON parts.relid = i.inhparent)
+		 SELECT CASE WHEN pg_catalog.min(t.reltuples) >= 0 THEN pg_catalog.sum(t.reltuples)::bigint END
+		 FROM pg_catalog.pg_class AS t JOIN parts ON t.oid = parts.relid
+		 WHERE t.relkind = 'r') AS estimated_rows,
+		c.kind, c.floor,
+		(SELECT pg_catalog.array_agg(x) FROM pg_catalog.unnest(c.waits_for) AS x
+		 WHERE NOT pg_catalog.pg_visible_in_snapshot(x, pg_catalog.pg_current_snapshot())) AS waits_for
+	FROM outbox._copy AS c JOIN outbox._publication AS p ON p.name = c.publication;
+COMMENT ON VIEW outbox.copies IS 'the last copy of each publication: state running, done or cancelled, rows published so far, those pending because a transaction was changing them (looked at again when it has ended; the copy is not done before), identity of the last row read; attempts, error and retry_at: failures since the last chunk that went through; estimated_rows: rows in the table and its partitions by the planner''s statistics, whatever the filter says (null: one of them was never analyzed); kind: copy, or resync, of which floor is the version that replicas will have nothing older than (null: not begun), and waits_for the transactions that have to end before it reads (null: none)';
+
+-- What a subscription has lost.
+ALTER TABLE outbox._offset ADD COLUMN last_loss text, ADD COLUMN last_loss_at timestamptz;
+CREATE OR REPLACE VIEW outbox.stat_subscriptions AS
+SELECT s.name, s.topic, o.partition, s.state, o.next_offset, o.high_watermark,
+	CASE WHEN o.high_watermark IS NOT NULL THEN greatest(o.high_watermark - o.next_offset, 0) END AS lag,
+	o.received - coalesce(r.received, 0) AS received,
+	o.applied - coalesce(r.applied, 0) AS applied,
+	o.deleted - coalesce(r.deleted, 0) AS deleted,
+	o.stale - coalesce(r.stale, 0) AS stale,
+	o.duplicate - coalesce(r.duplicate, 0) AS duplicate,
+	o.suppressed - coalesce(r.suppressed, 0) AS suppressed,
+	o.dead - coalesce(r.dead, 0) AS dead,
+	o.parked - coalesce(r.parked, 0) AS parked,
+	o.skipped - coalesce(r.skipped, 0) AS skipped,
+	o.lost - coalesce(r.lost, 0) AS lost,
+	CASE WHEN o.last_time_ms BETWEEN 0 AND 9224318015999999 THEN to_timestamp(o.last_time_ms / 1000.0) END AS last_event_time, o.last_at AS last_applied_at, r.at AS stats_reset,
+	CASE WHEN o.last_loss_at <= r.at THEN NULL ELSE o.last_loss END AS last_loss,
+	CASE WHEN o.last_loss_at <= r.at THEN NULL ELSE o.last_loss_at END AS last_loss_at
+FROM outbox._subscription s LEFT JOIN outbox._offset o ON o.subscription = s.name
+	LEFT JOIN outbox._reset_subscription r ON r.subscription = o.subscription AND r.partition = o.partition;
+COMMENT ON VIEW outbox.stat_subscriptions IS
+'one row per subscription and partition: the next offset to read, the end of the partition when it was last seen (null: never), lag in records behind that, and, since the offsets were first stored or outbox.stat_reset(), how many events were received and what became of them (as in outbox.apply_result; handlers, and events about all rows, count as applied; dead and parked: set aside at first, see outbox.dead_letters; lost: offsets that the broker no longer had, of a topic that was created again those that had been seen); last_loss: what was lost the last time, with the range, and when, since outbox.stat_reset()';
+
+CREATE OR REPLACE VIEW outbox.status AS
+WITH w AS MATERIALIZED (SELECT * FROM outbox._workers())
+SELECT 'worker' AS kind, w.worker AS name, w.state,
+	CASE WHEN w.state IN ('running', 'idle') THEN 'ok'
+		 WHEN w.state IN ('paused', 'stopped') THEN w.state
+		 WHEN w.last_error IS NOT NULL AND w.pid IS NULL THEN 'failing' ELSE 'waiting' END AS health,
+	w.waiting_for, NULL::bigint AS backlog, NULL::float8 AS lag_seconds,
+	w.last_error, w.last_error_at
+FROM w
+UNION ALL
+SELECT 'server', v.server,
+	CASE WHEN v.problem IS NOT NULL THEN 'dropped' WHEN q.server IS NOT NULL THEN q.state WHEN w.pid IS NULL THEN w.state ELSE 'publishing' END,
+	CASE WHEN v.problem IS NOT NULL THEN CASE WHEN v.backlog_events > 0 OR EXISTS (
+			SELECT FROM outbox._stream AS t JOIN outbox._parked AS k ON k.stream = t.id WHERE t.server = v.server) THEN 'stopped' ELSE 'ok' END
+		 WHEN q.server IS NOT NULL THEN q.state
+		 WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state
+		 WHEN v.lag_seconds > 60 THEN 'late' ELSE 'ok' END,
+	CASE WHEN v.problem IS NOT NULL THEN 'CREATE SERVER'
+		 WHEN q.server IS NOT NULL THEN CASE q.state WHEN 'unreachable' THEN 'a broker that answers' WHEN 'stopped' THEN 'another server to stop' ELSE q.reason END
+		 WHEN w.pid IS NULL THEN 'the relay' END,
+	v.backlog_events, v.lag_seconds, coalesce(v.problem, CASE WHEN q.state <> 'waiting' THEN q.reason END), CASE WHEN q.state <> 'waiting' THEN q.since END
+FROM outbox.stat_servers AS v JOIN w ON w.worker = 'relay'
+	LEFT JOIN outbox._waiting_servers() AS q ON q.worker = 'relay' AND q.server = v.server
+UNION ALL
+SELECT 'publication', p.name, p.state,
+	CASE WHEN p.problem IS NOT NULL THEN 'broken' WHEN p.state = 'live' THEN 'ok' ELSE p.state END,
+	CASE WHEN p.state = 'incomplete' THEN 'a copy that ends, of changes that were not recorded' END,
+	NULL, NULL, p.problem, NULL
+FROM outbox.publications AS p
+UNION ALL
+SELECT 'topic', t.topic, t.state, CASE t.state WHEN 'live' THEN 'ok' WHEN 'paused' THEN 'paused' ELSE 'stopped' END,
+	NULL, t.parked_events, NULL, t.reason, t.since
+FROM outbox.stat_topics AS t
+UNION ALL
+SELECT 'copy', c.publication, c.state,
+	CASE WHEN c.error IS NOT NULL THEN 'failing'
+		 WHEN k.all_read AND c.pending > 0 OR c.waits_for IS NOT NULL THEN 'waiting' ELSE 'ok' END,
+	CASE WHEN c.retry_at IS NOT NULL AND c.error IS NOT NULL THEN 'the next attempt at ' || c.retry_at
+		 WHEN c.waits_for IS NOT NULL THEN 'the end of transactions that were writing when it began: '
+			|| pg_catalog.array_to_string(c.waits_for, ', ')
+		 WHEN k.all_read AND c.pending > 0 THEN coalesce(
+			'the end of transactions that were changing ' || c.pending || ' rows: '
+			|| (SELECT pg_catalog.string_agg(u.updater::text, ', ' ORDER BY u.updater)
+				FROM outbox._copy_updaters AS u WHERE u.publication = c.publication AND NOT u.ended),
+			'the relay; ' || c.pending || ' rows are pending')
+		 ELSE 'the relay; ' || c.rows || ' rows so far' END,
+	CASE WHEN c.estimated_rows IS NOT NULL THEN greatest(c.estimated_rows - c.rows, 0) END, NULL, c.error, NULL
+FROM outbox.copies AS c JOIN outbox._copy AS k USING (publication)
+WHERE c.state = 'running'
+UNION ALL
+SELECT 'subscription', s.name,
+	CASE WHEN s.state <> 'running' THEN s.state WHEN q.server IS NOT NULL THEN 'unreachable'
+		 WHEN w.pid IS NULL THEN w.state ELSE s.state END,
+	CASE WHEN s.state <> 'running' THEN s.state WHEN q.server IS NOT NULL THEN 'unreachable'
+		 WHEN w.pid IS NULL AND w.state NOT IN ('starting', 'idle') THEN w.state
+		 WHEN s.waiting_for IS NOT NULL THEN 'waiting' ELSE 'ok' END,
+	CASE WHEN s.state <> 'running' THEN NULL WHEN q.server IS NOT NULL THEN 'a broker that answers'
+		 WHEN w.pid IS NULL THEN 'the applier' ELSE s.waiting_for END,
+	(SELECT pg_catalog.sum(greatest(o.high_watermark - o.next_offset, 0))::bigint
+	 FROM outbox._offset AS o WHERE o.subscription = s.name AND s.state = 'running' AND w.pid IS NOT NULL AND q.server IS NULL
+	 HAVING pg_catalog.bool_and(o.high_watermark IS NOT NULL)), NULL,
+	CASE WHEN s.state <> 'running' THEN s.stopped_reason WHEN q.server IS NOT NULL THEN q.reason ELSE l.last_loss END,
+	CASE WHEN s.state <> 'running' THEN s.stopped_at WHEN q.server IS NOT NULL THEN q.since ELSE l.last_loss_at END
+FROM outbox.subscriptions AS s JOIN w ON w.worker = 'applier'
+	LEFT JOIN outbox._waiting_servers() AS q ON q.worker = 'applier' AND q.server = s.server
+	LEFT JOIN LATERAL (SELECT v.last_loss, v.last_loss_at FROM outbox.stat_subscriptions AS v
+		WHERE v.name = s.name AND v.last_loss IS NOT NULL ORDER BY v.last_loss_at DESC LIMIT 1) AS l ON true
+UNION ALL
+SELECT 'dead letters', d.direction, 'waiting', 'attention', NULL, pg_catalog.count(*), NULL,
+	(pg_catalog.array_agg(d.message ORDER BY d.id DESC))[1], pg_catalog.max(d.last_at)
+FROM outbox._dead_letter AS d WHERE d.state = 'dead' GROUP BY d.direction
+UNION ALL
+SELECT 'log', 'event log', 'open',
+	CASE WHEN l.limit_bytes IS NULL OR l.bytes < 0.8 * l.limit_bytes THEN 'ok'
+		 WHEN l.bytes < l.limit_bytes THEN 'nearly full' ELSE 'full' END,
+	l.held_by, l.bytes, NULL, NULL, NULL
+FROM outbox.stat_log AS l;
+COMMENT ON VIEW outbox.status IS 'one row per worker, server, publication, topic, running copy, subscription, kind of dead letter, and one for the log; health is ok, waiting (waiting_for says what for), late (over a minute), unreachable (no broker of the server answers, since last_error_at), failing, broken (a publication that cannot do what it should), stopped, paused, incomplete, attention, nearly full or full; backlog is in events (null: not known, as of a subscription that does not read; log: bytes; copy: rows left, estimated, 0 if there are more than estimated), lag in seconds';
+DROP FUNCTION outbox._silent_servers();
