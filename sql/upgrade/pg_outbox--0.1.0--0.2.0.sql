@@ -133,6 +133,52 @@ CREATE TABLE outbox._mark (
 COMMENT ON TABLE outbox._mark IS 'ends of a resync that have come, by partition of the topic, until all have; version: what is older is to go then; internal';
 SELECT pg_catalog.pg_extension_config_dump('outbox._mark', '');
 
+-- Partitions whose changes are not captured.
+CREATE OR REPLACE VIEW outbox.publications WITH (security_barrier) AS
+	SELECT p.name, p.source, p.kind, p.server, p.topic, p.mode,
+		(SELECT pg_catalog.array_agg(CASE WHEN u.c = u.l THEN u.c ELSE u.c || ' AS ' || u.l END ORDER BY u.n)
+		 FROM ROWS FROM (pg_catalog.unnest(p.columns), pg_catalog.unnest(p.labels)) WITH ORDINALITY AS u (c, l, n)) AS columns,
+		p.identity, p.partition_by, p.filter, p.event_type, p.headers, p.with_headers,
+		p.on_truncate, p.skip_unchanged,
+		CASE
+			WHEN EXISTS (SELECT FROM outbox._unrecorded u WHERE u.publication = p.id)
+				OR EXISTS (SELECT FROM outbox._copy k WHERE k.publication = p.name AND k.heals AND k.state <> 'done')
+			THEN 'incomplete' ELSE 'live'
+		END AS state,
+		CASE
+			WHEN c.oid IS NULL THEN 'the table does not exist'
+			WHEN c.relpersistence <> 'p' THEN 'the table is unlogged: a crash empties it and makes no events'
+			WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = c.oid)
+				THEN 'tables that inherit from it are not captured'
+			WHEN t.tgenabled IS NULL THEN 'the trigger that captures changes is missing'
+			WHEN t.tgenabled NOT IN ('O', 'A') THEN 'the trigger that captures changes is disabled'
+			WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_server s WHERE s.srvname = p.server) THEN 'the server does not exist'
+			WHEN p.kind = 'table' AND NOT EXISTS (
+				SELECT FROM pg_catalog.pg_index i
+				WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
+					AND (SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attname)
+						 FROM pg_catalog.pg_attribute a
+						 WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+					= (SELECT pg_catalog.array_agg(n ORDER BY n::name) FROM pg_catalog.unnest(p.identity) n))
+				THEN 'no unique index on the identity'
+			WHEN c.relkind = 'p' THEN (
+				WITH RECURSIVE parts AS (
+					SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = c.oid
+					UNION ALL
+					SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN parts ON parts.inhrelid = i.inhparent)
+				SELECT pg_catalog.min(CASE WHEN r.relpersistence <> 'p' THEN 'a partition is unlogged: a crash empties it and makes no events'
+					WHEN x.tgenabled NOT IN ('O', 'A') THEN 'the trigger that captures changes is disabled in a partition' END)
+				FROM parts JOIN pg_catalog.pg_class AS r ON r.oid = parts.inhrelid
+					LEFT JOIN pg_catalog.pg_trigger AS x ON x.tgrelid = r.oid AND x.tgfoid = t.tgfoid)
+		END AS problem,
+		p.created_at
+	FROM outbox._publication p
+		LEFT JOIN pg_catalog.pg_class c ON c.oid = p.source
+		LEFT JOIN pg_catalog.pg_trigger t ON t.tgrelid = p.source AND t.tgfoid =
+			CASE p.kind WHEN 'table' THEN 'outbox._capture'::pg_catalog.regproc ELSE 'outbox._capture_adopted'::pg_catalog.regproc END
+	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
+		OR pg_catalog.pg_has_role(c.relowner, 'USAGE');
+
 -- Exactly once.
 DO $$
 DECLARE

@@ -145,7 +145,7 @@ INSERT INTO outbox._dead_letter (direction, name, server, topic, header_names, h
 	VALUES ('out', 'p', 'kafka', 't', '{}', '{}', '22023', 'too large', 'dead', now());
 -- a position, and rows in the log that lie behind it, for what joins them
 ALTER TABLE outbox._position_0 DISABLE TRIGGER keep_restored;
-INSERT INTO outbox._position_0 VALUES (1, 'kafka', '3:3:', NULL, 0, 0, 0, now());
+INSERT INTO outbox._position_0 VALUES (1, 'kafka', '3:3:', NULL, 0, 0, 0, now(), '0/0');
 ALTER TABLE outbox._position_0 ENABLE ALWAYS TRIGGER keep_restored;
 SET LOCAL pg_outbox.event_buffer = '64kB';
 SELECT outbox.emit('t', 'k', repeat('x', 100000)) FROM generate_series(1, 3) \g /dev/null
