@@ -183,7 +183,8 @@ typedef struct RelayBatch
  *	  FINDING -> IDLE		we know what is published
  *	  IDLE -> OPEN			something is to be sent
  *	  OPEN -> CLOSING		it is long enough, or there is nothing more
- *	  CLOSING -> STORING	all is acknowledged; what is not sent is stored
+ *	  CLOSING -> KEEPING	all is acknowledged; what is not sent is stored
+ *	  KEEPING -> STORING	and standbys have it, where that is asked for
  *	  STORING -> COMMITTING -> IDLE
  *	  any -> NONE			the producer ended; a transaction with it
  */
@@ -196,6 +197,7 @@ typedef enum TxnState
 	TXN_IDLE,
 	TXN_OPEN,
 	TXN_CLOSING,
+	TXN_KEEPING,
 	TXN_STORING,
 	TXN_COMMITTING
 } TxnState;
@@ -219,6 +221,11 @@ typedef struct RelayTxn
 	/* what is committed */
 	int64		number;			/* of the newest place */
 	int64		drained;		/* as in the newest place */
+	bool		keeping;		/* something is stored by the database
+								 * transaction under way */
+	XLogRecPtr	kept_lsn;		/* commit of the last that was stored without
+								 * being sent, */
+	XLogRecPtr	kept_flushed;	/* and what of it has been waited for */
 
 	/* who has the name */
 	bool		claimed;		/* we had it */
@@ -376,6 +383,7 @@ extern bool outbox_txn_ready(const RelayFlow *flow);
 extern bool outbox_txn_may_send(const RelayFlow *flow);
 extern bool outbox_txn_admit(RelayFlow *flow, const RelayTopic *topic);
 extern void outbox_txn_sent(RelayFlow *flow, RelayTopic *topic, const OutboxEvent *ev);
+extern void outbox_txn_kept(RelayFlow *flow);
 extern bool outbox_txn_is_letter(const RelayFlow *flow, int64 id);
 extern void outbox_txn_add_letter(RelayFlow *flow, int64 id);
 

@@ -8,9 +8,9 @@
  * mean something in one history of the database only.  So each has the WAL
  * position at which it was taken, and the place says which timelines it was
  * written under: WAL up to there, on these timelines, has the ends of all
- * transactions that the snapshot calls ended.  Whoever has that WAL too can go by
- * the place; a server that was promoted, or restored, from less cannot, nor
- * could it know the events.
+ * transactions that the snapshot calls ended.  Whoever has that WAL too, and what
+ * was kept of events that were not sent, can go by the place; a server that was
+ * promoted, or restored, from less cannot, nor could it know the events.
  *
  * The text is a list of fields in a fixed order; the first one names the form.
  * It comes from the brokers, so nothing is believed of it.
@@ -167,8 +167,9 @@ outbox_place_out(const RelayPlace *place)
 	StringInfoData buf;
 
 	initStringInfo(&buf);
-	appendStringInfo(&buf, "%s " INT64_FORMAT " " INT64_FORMAT " " INT64_FORMAT " ",
-					 PLACE_FORM, (int64) place->server_start, place->number, place->drained);
+	appendStringInfo(&buf, "%s " INT64_FORMAT " " INT64_FORMAT " " INT64_FORMAT " " UINT64_FORMAT " ",
+					 PLACE_FORM, (int64) place->server_start, place->number, place->drained,
+					 (uint64) place->kept_lsn);
 	for (int i = 0; i < place->ntimelines; i++)
 		appendStringInfo(&buf, "%s%u@" UINT64_FORMAT, i > 0 ? "," : "",
 						 place->timelines[i].tli, (uint64) place->timelines[i].begin);
@@ -209,7 +210,7 @@ outbox_place_in(const char *text, RelayPlace *place)
 	if (strncmp(text, PLACE_FORM " ", strlen(PLACE_FORM " ")) != 0 ||
 		!get_i64(&pos, ' ', &place->server_start) ||
 		!get_i64(&pos, ' ', &place->number) ||
-		!get_i64(&pos, ' ', &place->drained) ||
+		!get_i64(&pos, ' ', &place->drained) || !get_u64(&pos, ' ', &place->kept_lsn) ||
 		!get_timelines(&pos, place) ||
 		!get_i64(&pos, ' ', &place->stamp) || !get_i64(&pos, ' ', &place->id))
 		return false;
@@ -304,7 +305,7 @@ outbox_place_judge(const RelayPlace *place)
 
 	if (XLogRecPtrIsInvalid(end))
 		return descends_from_us(place) ? PLACE_SUCCESSOR : PLACE_STRANGER;
-	if (place->base->lsn > end)
+	if (place->base->lsn > end || place->kept_lsn > end)
 		return PLACE_LOST;
 	if (place->target != NULL && place->target->lsn > end)
 		return PLACE_BASE_OURS;

@@ -37,6 +37,9 @@ typedef struct RelayPlace
 	int64		drained;		/* newest number in outbox._drained that is
 								 * done */
 
+	/* what the place passed without having sent it is in the WAL before this */
+	XLogRecPtr	kept_lsn;
+
 	/* how far: as in OutboxPosition */
 	OutboxSnapshot *base;
 	OutboxSnapshot *target;		/* or NULL */

@@ -284,6 +284,7 @@ outbox_entry_store(RelayFlow *flow, RelayEntry *entry, ParkBatch *batch)
 	else
 		return;
 	entry->stored = true;
+	flow->txn.keeping = true;
 }
 
 static void
@@ -332,6 +333,7 @@ outbox_flow_settle(RelayFlow *flow, bool all)
 	OUTBOX_FAULT("relay.settling");
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	outbox_txn_kept(flow);
 	OUTBOX_FAULT("relay.after_settle");
 
 	for (; flow->head < end; flow->head++)

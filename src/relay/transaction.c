@@ -256,6 +256,7 @@ findings_use(RelayFlow *flow, const Findings *found)
 	outbox_place_sign(&own);
 	txn->number = found->newest.number;
 	txn->drained = found->newest.drained;
+	txn->kept_lsn = txn->kept_flushed = found->ours.kept_lsn;
 	txn->holder = found->newest.server_start;
 	txn->claimed = true;
 	if (txn->blocked != NULL)
@@ -427,6 +428,17 @@ outbox_txn_turn_ends(RelayFlow *flow)
 
 /* ---------------- ending a transaction ---------------- */
 
+/*
+ * A database transaction of the flow has ended.
+ */
+void
+outbox_txn_kept(RelayFlow *flow)
+{
+	if (flow->txn.keeping)
+		flow->txn.kept_lsn = XactLastCommitEnd;
+	flow->txn.keeping = false;
+}
+
 static bool
 anything_to_store(const RelayFlow *flow)
 {
@@ -474,8 +486,26 @@ txn_prepare(RelayFlow *flow)
 			txn->draining = outbox_stamp_next();
 		outbox_topic_drain_prepare(topic, txn->draining);
 	}
+	txn->keeping = true;
 	CommitTransactionCommand();
-	XLogFlush(XactLastCommitEnd);
+	outbox_txn_kept(flow);
+}
+
+/*
+ * Have the place wait until what it passes without having sent it is on disk,
+ * here and where standbys are asked for: what this transaction stored, and what
+ * settlements did, which do not wait.
+ */
+static void
+txn_keep(RelayFlow *flow)
+{
+	RelayTxn   *txn = &flow->txn;
+
+	if (txn->kept_lsn == txn->kept_flushed)
+		return;
+	XLogFlush(txn->kept_lsn);
+	outbox_gate_close(flow);
+	txn->kept_flushed = txn->kept_lsn;
 }
 
 static bool
@@ -492,6 +522,7 @@ txn_store(RelayFlow *flow)
 	outbox_place_sign(&place);
 	place.number = txn->number + 1;
 	place.drained = txn->draining != 0 ? txn->draining : txn->drained;
+	place.kept_lsn = txn->kept_lsn;
 	outbox_place_flush(&place);
 	text = outbox_place_out(&place);
 
@@ -614,8 +645,21 @@ step_closing(RelayFlow *flow)
 		return outbox_producer_call(flow->producer, OUTBOX_TXN_COMMIT, NULL, NULL) != OUTBOX_TXN_FAILED;
 	}
 	txn_prepare(flow);
+	txn_keep(flow);
 	OUTBOX_FAULT("relay.txn_prepared");
-	txn->state = TXN_STORING;
+	txn->state = TXN_KEEPING;
+	return true;
+}
+
+/*
+ * A server that is promoted must not go by the place without what it passes.
+ */
+static bool
+step_keeping(RelayFlow *flow)
+{
+	if (!outbox_gate_passes(flow))
+		return true;
+	flow->txn.state = TXN_STORING;
 	return txn_store(flow);
 }
 
@@ -640,6 +684,8 @@ txn_step(RelayFlow *flow)
 			return true;
 		case TXN_CLOSING:
 			return step_closing(flow);
+		case TXN_KEEPING:
+			return step_keeping(flow);
 		default:
 			return true;
 	}

@@ -107,5 +107,26 @@ emit($new, 'f', 1, 5);
 is_soon($new, 'shop', $status, qr/a server that was promoted from this one publishes in its place, on timeline 3/, 'the former primary stops');
 arrived('without publishing');
 
-$_->stop for $new, $lagging;
+# A standby that lacks what the relay parked, though not the event itself, does not
+# go by the place that passes it.
+$lagging->safe_psql('shop', "SELECT outbox.emit('$quiet', 'k', 'before')");
+is_soon($lagging, 'shop', $settled, '0', 'another topic');
+$lagging->safe_psql('shop', "SELECT outbox.pause_topic('$quiet')");
+fault($lagging, 'relay.before_read=wait');
+$lagging->safe_psql('shop', "SELECT outbox.emit('$quiet', 'k', 'kept'), outbox.emit('$topic', 'k', 'g1')");
+ok(wait_until(sub { slurp_file($lagging->logfile) =~ /fault point "relay.before_read"/ }, 'the fault point'), 'the relay has looked at the log');
+$lagging->backup('parking');
+my $third = PostgreSQL::Test::Cluster->new('third');
+$third->init_from_backup($lagging, 'parking', has_streaming => 1);
+$third->append_conf('postgresql.conf', "primary_conninfo = ''");
+$third->start;
+no_faults($lagging);
+is_soon($lagging, 'shop', $settled, '0', 'it publishes the one and parks the other');
+$third->promote;
+$third->poll_query_until('shop', 'SELECT NOT pg_is_in_recovery()');
+no_faults($third);
+$third->safe_psql('shop', "SELECT outbox.resume_topic('$quiet')");
+ok(wait_until(sub { (join ' ', map { $_->{value} } topic_read($kafka, $quiet)) =~ /^before kept/ }, 'the parked event'), 'what was parked is not lost');
+
+$_->stop for $new, $lagging, $third;
 done_testing();
