@@ -73,7 +73,8 @@ fault_wait(const char *name)
 						 FAULT_POLL_MS, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (ShutdownRequestPending)
+		/* a session that is committing has its interrupts held */
+		if (ShutdownRequestPending || ProcDiePending)
 			break;
 		if (ConfigReloadPending)
 		{
