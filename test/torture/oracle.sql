@@ -37,36 +37,50 @@ CREATE FUNCTION header(headers text, name text) RETURNS text LANGUAGE sql IMMUTA
 SELECT substring(headers FROM '(?:^|,)' || name || '=([^,]*)')
 $$;
 
--- Records of Kafka; op is w, d, or r for a row that a copy read.
+-- Records of Kafka; op is w, d, r for a row that a copy read, and, once in each
+-- partition, t for a TRUNCATE and e for the end of a resync.
 CREATE UNLOGGED TABLE record (tbl text, part int, off bigint, key text, id bigint, version bigint,
 	op "char", era text, xid bigint, content jsonb);
 
+-- What is sent to each partition is there once in each.
+CREATE FUNCTION place_of(op "char", part int) RETURNS int LANGUAGE sql IMMUTABLE AS $$
+SELECT CASE WHEN op IN ('t', 'e') THEN part END
+$$;
+
 -- The first delivery of each event.
 CREATE UNLOGGED TABLE first (LIKE record);
+CREATE INDEX first_key ON first (tbl, key, era, xid);
+CREATE INDEX history_key ON history (tbl, key, era, xid);
+CREATE INDEX history_rev ON history (rev);
 
 CREATE PROCEDURE digest_records() LANGUAGE sql AS $$
 TRUNCATE record, first;
+ANALYZE history, image, raw;
 INSERT INTO record
-SELECT tbl, part, off, CASE tbl WHEN 'item' THEN key::jsonb::text ELSE key END,
+SELECT tbl, part, off, CASE WHEN header(headers, 'op') IN ('t', 'e') THEN NULL WHEN tbl = 'item' THEN key::jsonb::text ELSE key END,
 	header(headers, 'id')::bigint, header(headers, 'version')::bigint,
-	CASE coalesce(header(headers, 'op'), 'c') WHEN 'd' THEN 'd' WHEN 'r' THEN 'r' ELSE 'w' END::"char",
+	CASE WHEN header(headers, 'op') IN ('d', 'r', 't', 'e') THEN header(headers, 'op') ELSE 'w' END::"char",
 	header(headers, 'correlation_id'), header(headers, 'txid')::bigint,
 	CASE WHEN len >= 0 THEN content_of(tbl, value) END
 FROM raw;
-INSERT INTO first SELECT DISTINCT ON (tbl, id) * FROM record ORDER BY tbl, id, off;
+ANALYZE record;
+INSERT INTO first SELECT DISTINCT ON (tbl, id, place_of(op, part)) * FROM record ORDER BY tbl, id, place_of(op, part), off;
+ANALYZE first;
+-- A TRUNCATE is the delete of each row that it took, where that row's events are.
+INSERT INTO first
+SELECT DISTINCT ON (t.tbl, t.id, h.key) t.tbl, t.part, t.off, h.key, t.id, t.version, 'd', t.era, t.xid
+FROM first AS t JOIN history AS h ON (h.tbl, h.era, h.xid) = (t.tbl, t.era, t.xid)
+	JOIN (SELECT DISTINCT tbl, key, part FROM first WHERE key IS NOT NULL) AS k ON (k.tbl, k.key, k.part) = (h.tbl, h.key, t.part)
+WHERE t.op = 't' AND h.op = 't';
 -- An emitted event has no header txid, but says which change it is.
 UPDATE first SET xid = h.xid FROM history AS h
 WHERE first.tbl = 'event' AND h.tbl = 'event' AND h.rev = (first.content ->> 'rev')::bigint AND h.era = first.era;
-CREATE INDEX IF NOT EXISTS first_key ON first (tbl, key, era, xid);
-CREATE INDEX IF NOT EXISTS history_key ON history (tbl, key, era, xid);
 ANALYZE first;
-ANALYZE history;
-ANALYZE image;
 $$;
 
 -- What each transaction made of each key in the end.
 CREATE VIEW expected AS
-SELECT DISTINCT ON (tbl, key, era, xid) tbl, key, era, xid, op, rev, content, lost,
+SELECT DISTINCT ON (tbl, key, era, xid) tbl, key, era, xid, CASE op WHEN 't' THEN 'd' ELSE op END AS op, rev, content, lost,
 	max(seq) OVER (PARTITION BY tbl, key, era, xid) AS seq
 FROM history ORDER BY tbl, key, era, xid, rev DESC;
 
@@ -74,7 +88,7 @@ FROM history ORDER BY tbl, key, era, xid, rev DESC;
 CREATE VIEW delivered AS
 SELECT *, row_number() OVER (PARTITION BY tbl, key ORDER BY part, off) AS place,
 	(content ->> 'rev')::bigint AS rev
-FROM first WHERE op <> 'r';
+FROM first WHERE op IN ('w', 'd');
 
 -- Of each transaction and key what was delivered, and the last of it.
 CREATE VIEW delivered_end AS
@@ -101,7 +115,7 @@ SELECT f.tbl, f.key, f.era, f.xid, f.id, f.op, f.content FROM first AS f
 WHERE f.op = 'w' AND NOT EXISTS (
 	SELECT FROM history AS h WHERE (h.tbl, h.key, h.era, h.xid) = (f.tbl, f.key, f.era, f.xid) AND h.content = f.content)
 OR f.op = 'd' AND NOT EXISTS (
-	SELECT FROM history AS h WHERE (h.tbl, h.key, h.era, h.xid) = (f.tbl, f.key, f.era, f.xid) AND h.op = 'd')
+	SELECT FROM history AS h WHERE (h.tbl, h.key, h.era, h.xid) = (f.tbl, f.key, f.era, f.xid) AND h.op IN ('d', 't'))
 OR f.op = 'r' AND NOT EXISTS (
 	SELECT FROM history AS h WHERE h.tbl = f.tbl AND h.key = f.key AND h.content = f.content);
 
@@ -127,7 +141,7 @@ WHERE id <= before;
 
 -- Records that were there before.
 CREATE VIEW repeated AS
-SELECT tbl, id, count(*) - 1 AS times FROM record GROUP BY tbl, id HAVING count(*) > 1;
+SELECT tbl, id, count(*) - 1 AS times FROM record GROUP BY tbl, id, place_of(op, part) HAVING count(*) > 1;
 
 -- A version with two contents.  A copied row that was being changed has the version at
 -- which capture began, not one of its own.

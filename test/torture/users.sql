@@ -11,6 +11,7 @@
 -- - rev, from a sequence, is taken in BEFORE triggers, which fire where the change is
 --   made, whereas AFTER triggers wait for the end of the statement: within a
 --   transaction the largest rev of a key tells what became of it.
+-- - op is w (written), d (deleted) or t (gone with a TRUNCATE).
 -- - n counts the changes of a row in the row itself, without any sequence.
 -- - era says which history it is: it is raised, and the sequences with it, when a
 --   standby is promoted or a backup restored, as transactions' numbers begin again
@@ -69,6 +70,13 @@ BEGIN
 	RETURN OLD;
 END $$;
 
+-- Under TRUNCATE's own lock.
+CREATE FUNCTION note_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO history (tbl, key, op, rev, n) SELECT 'item', key_of('item', to_jsonb(i)), 't', nextval('rev_seq'), i.n FROM item AS i;
+	RETURN NULL;
+END $$;
+
 CREATE TABLE account (id bigint PRIMARY KEY, name text, amount numeric, at timestamptz, rev bigint, n bigint);
 CREATE TABLE item (a text, b int, note text, rev bigint, n bigint, PRIMARY KEY (a, b));
 CREATE TABLE doc (id bigint PRIMARY KEY, body text, rev bigint, n bigint);
@@ -87,6 +95,8 @@ BEGIN
 		EXECUTE format('CREATE TRIGGER note_delete BEFORE DELETE ON %I FOR EACH ROW EXECUTE FUNCTION note_delete()', t);
 	END LOOP;
 END $$;
+
+CREATE TRIGGER note_truncate BEFORE TRUNCATE ON item FOR EACH STATEMENT EXECUTE FUNCTION note_truncate();
 
 -- triggers of the user's that touch sibling rows, before and after ours
 CREATE FUNCTION sibling() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -127,6 +137,10 @@ DECLARE
 	k int := (random() * 100)::int;
 	l text := (ARRAY['x', 'y"\', 'zäö', 'null'])[1 + (random() * 3)::int];
 BEGIN
+	IF random() < 0.01 THEN
+		TRUNCATE item;
+		RETURN;
+	END IF;
 	CASE (random() * 4)::int
 		WHEN 0 THEN INSERT INTO item VALUES (l, k, 'new') ON CONFLICT (a, b) DO UPDATE SET note = 'was there';
 		WHEN 1 THEN UPDATE item SET note = E'tab\t, line\n, quote" ' || random() WHERE b = k;

@@ -37,6 +37,10 @@ my @points = (
 	[ orders => 'apply-before-commit', qw(full kill exit wait) ],
 	[ orders => 'apply-after-commit',  qw(error kill exit) ]);
 
+# Those of Kafka's transactions.
+my @exactly_once_points = (
+	map { [ users => "relay.txn_$_", qw(error kill exit) ] } qw(begun prepared stored acknowledged committed claimed drained));
+
 # ---------------------------------------------------------------------------
 # Processes
 # ---------------------------------------------------------------------------
@@ -66,15 +70,16 @@ sub process_faults
 		[ 'kill:writer',    sub { kill_process($_[0]{users}, 'torture_writer') } ],
 		map {
 			my $side = $_;
-			[ "kill:postmaster:$side", sub { return down($_[0]{$side}, 'kill9', $_[1]->(0, 2)) } ],
-			[ "stop:immediate:$side",  sub { return down($_[0]{$side}, 'immediate', $_[1]->(0, 2)) } ],
-			[ "stop:fast:$side",       sub { return down($_[0]{$side}, 'fast', $_[1]->(0, 2)) } ]
+			[ "kill:postmaster:$side", sub { return down($_[0], $side, 'kill9', $_[1]->(0, 2)) } ],
+			[ "stop:immediate:$side",  sub { return down($_[0], $side, 'immediate', $_[1]->(0, 2)) } ],
+			[ "stop:fast:$side",       sub { return down($_[0], $side, 'fast', $_[1]->(0, 2)) } ]
 		} qw(users orders));
 }
 
 sub down
 {
-	my ($service, $how, $hold) = @_;
+	my ($t, $side, $how, $hold) = @_;
+	my $service = $t->{$side};
 
 	die "it does not run\n" if !$service->running;
 	if ($how eq 'kill9')
@@ -83,7 +88,7 @@ sub down
 	}
 	elsif (!$service->stop($how))
 	{
-		die "$how shutdown of $service->{name} took more than a minute\n";
+		push @{ $t->{hung} }, "$how shutdown of $service->{name} took more than a minute";
 	}
 	return { hold => $hold, heal => sub { $service->start } };
 }
@@ -252,10 +257,10 @@ sub session_faults
 
 sub fill
 {
-	my ($dir) = @_;
+	my ($file) = @_;
 	my $block = "\0" x 1048576;
 
-	open my $fh, '>', "$dir/ballast" or die "$dir: $!\n";
+	open my $fh, '>', $file or die "$file: $!\n";
 	for my $size (1048576, 65536, 4096)
 	{
 		while (syswrite $fh, $block, $size) { }
@@ -280,11 +285,11 @@ sub full_disk_fault
 		my ($t, $random) = @_;
 		my $service = $t->{$side};
 
-		fill($volume);
+		fill($service->{ballast});
 		return {
 			hold => $random->(2, 6),
 			heal => sub {
-				unlink "$volume/ballast";
+				$service->make_room;
 				$service->start;
 				return;
 			} };
@@ -302,7 +307,8 @@ sub all
 	my @faults = map { { name => $_->[0], begin => $_->[1], ends => $_->[2] // 0 } }
 	  process_faults(), broker_faults(), session_faults(),
 	  full_disk_fault('users', $world), full_disk_fault('orders', $world),
-	  (map { my ($side, $point, @actions) = @$_; map { point_fault($side, $point, $_) } @actions } @points),
+	  (map { my ($side, $point, @actions) = @$_; map { point_fault($side, $point, $_) } @actions }
+		  @points, $world->{mode} eq 'exactly_once' ? @exactly_once_points : ()),
 	  Torture::Rebirth::faults($world);
 
 	@faults = grep { $_->{name} ne 'broker:leaders' } @faults if $world->{brokers} < 3;

@@ -33,12 +33,55 @@ sub server_sql
 	  . join(', ', map { qq("$_" '$option{$_}') } sort keys %option) . ')';
 }
 
-sub set_era
+# Another history begins: before anybody writes.
+sub next_era
 {
-	my ($t, $era) = @_;
+	my ($t) = @_;
+	my $era   = ++$t->{era};
+	my $start = $era * 1_000_000_000_000;
 
-	$t->{era} = $era;
 	$t->{users}->insist("ALTER DATABASE users SET pg_outbox.correlation_id = '$era'", 'postgres');
+	$t->{users}->insist("SELECT setval('rev_seq', $start), setval('seq_seq', $start)") if $era > 1;
+	return;
+}
+
+sub touch
+{
+	my ($file) = @_;
+
+	open my $fh, '>', $file or die "$file: $!\n";
+	close $fh;
+	return;
+}
+
+# Writers ask for nothing more.  What they have asked for goes on.
+sub hold_writers
+{
+	my ($t) = @_;
+
+	touch("$t->{world}{work}/hold");
+	return;
+}
+
+# Every writer's last session has ended.
+sub await_held
+{
+	my ($t) = @_;
+	my $until = time + 60;
+
+	while (grep { !-e "$t->{world}{work}/held.$_" } 1 .. @{ $t->{writers} })
+	{
+		die "a writer does not pause\n" if time > $until;
+		sleep 0.05;
+	}
+	return;
+}
+
+sub release_writers
+{
+	my ($t) = @_;
+
+	unlink "$t->{world}{work}/hold";
 	return;
 }
 
@@ -49,7 +92,8 @@ sub make_services
 
 	$t->{kafka}->create_topic("$t->{prefix}$_", $PARTITIONS{$_}) for sort keys %PARTITIONS;
 	$_->must("CREATE DATABASE $_->{db}", 'postgres') for $users, $orders;
-	set_era($t, 1);
+	$t->{era} = 0;
+	next_era($t);
 	$_->must('CREATE EXTENSION pg_outbox') for $users, $orders;
 	$users->must(server_sql($t, 'users', %{ $t->{server_options} }));
 	$orders->must(server_sql($t, 'orders'));
@@ -57,7 +101,9 @@ sub make_services
 	$orders->run_text(sql_file($t, 'orders.sql'));
 	for my $table (@TABLES)
 	{
-		$users->must("SELECT outbox.publish('$table', topic => '$t->{prefix}$table', with_headers => '{txid}')");
+		my $truncate = $table eq 'item' ? ", on_truncate => 'publish'" : '';
+
+		$users->must("SELECT outbox.publish('$table', topic => '$t->{prefix}$table', with_headers => '{txid}'$truncate)");
 		$orders->must("SELECT outbox.replicate('$table', topic => '$t->{prefix}$table')");
 	}
 	$orders->must("SELECT outbox.handle('on_event(outbox.event)', topic => '$t->{prefix}event')");
@@ -70,7 +116,7 @@ sub start_writer
 {
 	my ($t, $number, $seed) = @_;
 	my $users = $t->{users};
-	my $stop  = "$t->{world}{work}/stop";
+	my ($stop, $hold, $held) = map { "$t->{world}{work}/$_" } 'stop', 'hold', "held.$number";
 	my $log   = "$t->{world}{log}/writers.log";
 	my $parent = $$;
 
@@ -81,6 +127,14 @@ sub start_writer
 		srand $seed;
 		until (-e $stop || getppid() != $parent)
 		{
+			if (-e $hold)
+			{
+				touch($held);
+				sleep 0.05;
+				next;
+			}
+			unlink $held;
+			next if -e $hold;
 			my $call = sprintf 'CALL work(%d, %.9f, %s)', TRANSACTIONS, rand() * 2 - 1, PAUSE;
 
 			$child = fork // die "fork: $!\n";
@@ -111,8 +165,7 @@ sub stop_writers
 {
 	my ($t) = @_;
 
-	open my $fh, '>', "$t->{world}{work}/stop" or die "$!\n";
-	close $fh;
+	touch("$t->{world}{work}/stop");
 	finish_command($_, 60) for @{ $t->{writers} // [] };
 	$t->{writers} = [];
 	return;

@@ -79,6 +79,7 @@ sub load_history
 	$self->{server}->must('DELETE FROM history WHERE NOT lost');
 	$self->load_query($users, "SELECT $history_columns FROM history", "history ($history_columns)");
 	# what was thought to be lost and is there all the same
+	$self->{server}->must('ANALYZE history');
 	$self->{server}->must('DELETE FROM history AS h WHERE lost AND EXISTS (SELECT FROM history AS o WHERE NOT o.lost AND o.era = h.era AND o.rev = h.rev AND o.seq = h.seq)');
 	return;
 }
@@ -141,6 +142,14 @@ sub figures
 	$figure{repeated} = $self->{server}->must('SELECT coalesce(sum(times), 0) FROM repeated');
 	$figure{lost_history} = $self->{server}->must('SELECT count(*) FROM expected WHERE lost');
 	return \%figure;
+}
+
+# All rows, for whoever looks into it.
+sub keep
+{
+	my ($self, $table, $file) = @_;
+
+	return run_command($file, 120, $self->{server}->psql(undef, '-c', "COPY (SELECT * FROM $table) TO STDOUT (FORMAT csv, HEADER)"));
 }
 
 # The first rows of a view, for a report.

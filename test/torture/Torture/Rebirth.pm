@@ -15,12 +15,63 @@ use Torture::Load;
 use Torture::Service;
 use Time::HiRes qw(sleep time);
 
+# A program of PostgreSQL's that works on a server, which may die meanwhile, of what
+# was done to it before: then once more.
 sub run_or_die
 {
-	my ($t, $what, @command) = @_;
+	my ($t, $service, $program, @args) = @_;
 	my $output = "$t->{world}{log}/rebirth.log";
 
-	run_command($output, 120, @command) or die "$what failed\n", tail($output, 10);
+	for my $attempt (1 .. 4)
+	{
+		$service->start;
+		return if run_command($output, 120, $service->program($program), '-h', $service->{host},
+			'-p', $service->{port}, '-U', 'postgres', @args);
+	}
+	die "$program failed\n", tail($output, 10);
+}
+
+# ---------------------------------------------------------------------------
+# The end of a history
+# ---------------------------------------------------------------------------
+
+# The old server has ended: what it had is read from it without the library, so that
+# it does nothing more.
+sub read_old
+{
+	my ($t) = @_;
+	my $old = $t->{users};
+
+	Torture::Load::await_held($t);
+	local $old->{options} = [ '-c', 'shared_preload_libraries=' ];
+	$old->start or die "the old server cannot be read\n", tail($old->{log}, 10);
+	$t->{oracle}->load_lost($old);
+	$old->stop('fast');
+	return;
+}
+
+# The new one is there: a new era, and replicas are to follow it.
+sub new_history
+{
+	my ($t) = @_;
+
+	Torture::Load::next_era($t);
+	Torture::Load::release_writers($t);
+	$t->{users}->insist("SELECT outbox.resync('$_')") for @Torture::Load::TABLES;
+	return;
+}
+
+sub wait_for_promotion
+{
+	my ($service) = @_;
+	my $until = time + 60;
+
+	$service->start or die "the new server does not answer\n", tail($service->{log}, 10);
+	until (($service->sql('SELECT pg_is_in_recovery()', 'postgres') // '') eq 'f')
+	{
+		die "recovery does not end\n", tail($service->{log}, 10) if time > $until;
+		sleep 0.1;
+	}
 	return;
 }
 
@@ -34,13 +85,13 @@ sub restore_dump
 	my ($t, $service, $file) = @_;
 	my $db = $service->{db};
 
+	$service->insist("DROP DATABASE IF EXISTS ${db}_new", 'postgres');
 	$service->insist("CREATE DATABASE ${db}_new", 'postgres');
-	run_or_die($t, 'pg_restore', $service->program('pg_restore'), '-h', $service->{host}, '-p', $service->{port},
-		'-U', 'postgres', '--exit-on-error', '-d', "${db}_new", $file);
+	# all or nothing, so that it can be tried again
+	run_or_die($t, $service, 'pg_restore', '--single-transaction', '-d', "${db}_new", $file);
 	$service->insist("DROP DATABASE IF EXISTS $db WITH (FORCE)", 'postgres');
 	$service->insist("ALTER DATABASE ${db}_new RENAME TO $db",   'postgres');
 	unlink $file;
-	$service->insist('SELECT outbox.resume()');
 	return;
 }
 
@@ -49,8 +100,7 @@ sub dump_database
 	my ($t, $service) = @_;
 	my $file = "$t->{world}{work}/$service->{name}.dump";
 
-	run_or_die($t, 'pg_dump', $service->program('pg_dump'), '-h', $service->{host}, '-p', $service->{port},
-		'-U', 'postgres', '-Fc', '-Z1', '-f', $file, $service->{db});
+	run_or_die($t, $service, 'pg_dump', '-Fc', '-Z1', '-f', $file, $service->{db});
 	return $file;
 }
 
@@ -60,7 +110,39 @@ sub dump_orders
 	my $orders = $t->{orders};
 	my $file   = dump_database($t, $orders);
 
-	return { hold => $random->(2, 6), heal => sub { $orders->start; restore_dump($t, $orders, $file); return } };
+	return {
+		hold => $random->(2, 6),
+		heal => sub {
+			$orders->start;
+			restore_dump($t, $orders, $file);
+			$orders->insist('SELECT outbox.resume()');
+			return;
+		} };
+}
+
+# A dump does not contain the log: what was not sent when the old database goes is not
+# sent by the new one.  So it goes when nothing is left.
+sub dump_users
+{
+	my ($t, $random) = @_;
+	my $users = $t->{users};
+	my $file  = dump_database($t, $users);
+
+	return {
+		hold => $random->(2, 6),
+		heal => sub {
+			$users->start;
+			Torture::Load::hold_writers($t);
+			$users->insist(q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'users' AND backend_type = 'client backend' AND pid <> pg_backend_pid()));
+			Torture::Load::await_held($t);
+			$users->insist("ROLLBACK PREPARED '$_'") for split /\n/, $users->insist('SELECT gid FROM pg_prepared_xacts', 'postgres');
+			$t->wait_for_log(60);
+			$t->{oracle}->load_lost($users);
+			restore_dump($t, $users, $file);
+			$users->insist('SELECT outbox.resume()');
+			new_history($t);
+			return;
+		} };
 }
 
 # ---------------------------------------------------------------------------
@@ -72,8 +154,8 @@ sub base_backup
 	my ($t, $service, $dir) = @_;
 
 	File::Path::remove_tree($dir);
-	run_or_die($t, 'pg_basebackup', $service->program('pg_basebackup'), '-h', $service->{host},
-		'-p', $service->{port}, '-U', 'postgres', '-D', $dir, '-X', 'fetch', '-c', 'fast', '--no-sync');
+	# what a failed attempt has written it removes itself
+	run_or_die($t, $service, 'pg_basebackup', '-D', $dir, '-X', 'fetch', '-c', 'fast', '--no-sync');
 	return;
 }
 
@@ -83,6 +165,7 @@ sub take_place
 	my ($service, $dir, $recovery) = @_;
 
 	File::Path::remove_tree($service->{data});
+	$service->make_room;
 	# moved by copying: the data may be on a volume of its own
 	system('cp', '-a', $dir, $service->{data}) == 0 or die "$dir could not be copied\n";
 	File::Path::remove_tree($dir);
@@ -125,34 +208,98 @@ sub archive_end
 }
 
 # To a moment between the backup and the end.
-sub pitr_orders
+sub restore_to_moment
 {
-	my ($t, $random) = @_;
-	my $orders  = $t->{orders};
-	my $dir     = "$t->{world}{work}/backup";
-	my $archive = archive_begin($t, $orders);
+	my ($t, $service, $dir, $archive, $random) = @_;
 
-	base_backup($t, $orders, $dir);
-	return {
-		hold => $random->(2, 6),
-		heal => sub {
-			$orders->start;
-			my $moment = archive_end($t, $orders, $archive);
-			sleep $random->(5, 20) / 10;    # what comes now is lost
-			$orders->stop('immediate');
-			take_place($orders, $dir, <<"END");
+	$service->start;
+	my $moment = archive_end($t, $service, $archive);
+	sleep $random->(5, 20) / 10;    # what comes now is lost
+	Torture::Load::hold_writers($t) if $service == $t->{users};
+	$service->stop('immediate');
+	read_old($t) if $service == $t->{users};
+	take_place($service, $dir, <<"END");
 restore_command = 'cp $archive/%f %p'
 recovery_target_time = '$moment'
 recovery_target_action = promote
 END
-			$orders->start or die "the restored server does not answer\n";
-			my $up = time + 60;
-			until (($orders->sql('SELECT pg_is_in_recovery()', 'postgres') // '') eq 'f')
-			{
-				die "recovery does not end\n" if time > $up;
-				sleep 0.1;
-			}
-			File::Path::remove_tree($archive);
+	wait_for_promotion($service);
+	File::Path::remove_tree($archive);
+	return;
+}
+
+sub pitr
+{
+	my ($t, $service, $random) = @_;
+	my $dir     = "$t->{world}{work}/backup";
+	my $archive = archive_begin($t, $service);
+
+	base_backup($t, $service, $dir);
+	return {
+		hold => $random->(2, 6),
+		heal => sub {
+			restore_to_moment($t, $service, $dir, $archive, $random);
+			new_history($t) if $service == $t->{users};
+			return;
+		} };
+}
+
+# ---------------------------------------------------------------------------
+# Promotion
+# ---------------------------------------------------------------------------
+
+sub make_standby
+{
+	my ($t) = @_;
+	my $users = $t->{users};
+	my $standby = Torture::Service->new('standby', world => $t->{world}, data => "$users->{data}.standby");
+
+	base_backup($t, $users, $standby->{data});
+	$standby->configure(<<"END");
+primary_conninfo = 'host=$users->{host} port=$users->{port} user=postgres'
+hot_standby = on
+END
+	open my $fh, '>', "$standby->{data}/standby.signal" or die "$!\n";
+	close $fh;
+	$standby->launch;
+	return $standby;
+}
+
+# The standby takes the primary's place, without what the primary did since the
+# standby was stopped.
+sub promote
+{
+	my ($t, $standby, $random) = @_;
+	my $users = $t->{users};
+
+	$users->start;
+	$standby->stop('fast');
+	sleep $random->(5, 25) / 10;    # what comes now is lost
+	Torture::Load::hold_writers($t);
+	$random->(0, 1) ? $users->kill9 : $users->stop('immediate');
+	read_old($t);
+	File::Path::remove_tree($users->{data});
+	rename $standby->{data}, $users->{data} or die "$standby->{data}: $!\n";
+	unlink "$users->{data}/torture.conf";
+	$users->{set} = {};
+	$users->start or die "the standby does not start\n", tail($users->{log}, 10);
+	$users->insist('SELECT pg_promote(false)', 'postgres');
+	wait_for_promotion($users);
+	new_history($t);
+	return;
+}
+
+sub promotion
+{
+	my ($t, $random) = @_;
+	my $standby = make_standby($t);
+
+	$t->{standby} = $standby;
+	return {
+		hold => $random->(3, 8),
+		heal => sub {
+			promote($t, $standby, $random);
+			delete $t->{standby};
 			return;
 		} };
 }
@@ -163,7 +310,9 @@ sub faults
 
 	return (
 		[ 'dump:orders', \&dump_orders, 1 ],
-		[ 'pitr:orders', \&pitr_orders, 1 ]);
+		[ 'dump:users', \&dump_users, 1 ],
+		(map { my $side = $_; [ "pitr:$side", sub { return pitr($_[0], $_[0]{$side}, $_[1]) }, 1 ] } qw(users orders)),
+		[ 'promote:users', \&promotion, 1 ]);
 }
 
 1;

@@ -21,6 +21,7 @@ use Time::HiRes qw(sleep time);
 
 use constant TICK            => 0.05;
 use constant CONVERGE        => 180;    # seconds in which all must be right again
+use constant HANDLER_SECONDS => 30;
 use constant SEGMENT_MB      => 4;
 use constant POSITIONS_BYTES => 16 * 1024 * 1024;
 
@@ -32,12 +33,12 @@ sub new
 	my $self = bless {%opt}, $class;
 	my $world = $self->{world};
 
-	$world->{brokers} = $self->{brokers};
+	$world->{$_} = $self->{$_} for qw(brokers mode);
 	$self->{kafka}    = Torture::Kafka->new(world => $world, brokers => $self->{brokers});
 	$self->{faults}   = [ Torture::Faults::all($world, @{ $self->{patterns} // [] }) ];
 	$self->{loads}    = { Torture::Faults::loads() };
 	$self->{verdict}  = Torture::Verdict->new(map { ($_ => $self->{$_}) } qw(mode brokers seed));
-	$self->{server_options} = $self->{mode} eq 'exactly_once' ? { delivery => 'exactly_once' } : {};
+	$self->{server_options} = $self->{mode} eq 'exactly_once' ? { exactly_once => 'true' } : {};
 	$self->{lives} = 0;
 	return $self;
 }
@@ -73,7 +74,8 @@ sub begin_life
 			conf => "shared_preload_libraries = 'pg_outbox'\npg_outbox.segment_size = " . SEGMENT_MB . "MB\n"
 			  . "archive_mode = on\narchive_command = '/bin/true'\n");
 
-		$service->{points} = {};
+		$service->{points}  = {};
+		$service->{ballast} = "$volume/ballast" if defined $volume;
 		$service->init;
 		$service->start or die "$side does not start\n", tail($service->{log}, 10);
 		$self->{kafka}->open_way($side);
@@ -88,12 +90,16 @@ sub end_life
 {
 	my ($self) = @_;
 
-	for my $service (grep { defined } delete @{$self}{qw(users orders)})
+	for my $service (grep { defined } delete @{$self}{qw(standby users orders)})
 	{
 		$service->stop('immediate');
 		File::Path::remove_tree($service->{data});
 	}
 	$self->{kafka}->close_ways;
+	if (defined $self->{prefix})
+	{
+		$self->{kafka}->admin('delete', "$self->{prefix}$_") for sort keys %Torture::Load::PARTITIONS;
+	}
 	return;
 }
 
@@ -133,6 +139,9 @@ sub run_round
 	my ($self, $round) = @_;
 
 	@{$round}{qw(faults missed begun)} = ({}, 0, time);
+	$self->{hung} = [];
+	my $era = $self->{era};
+	$self->note("round $round->{number}");
 	$self->{pending} = [];
 	Torture::Load::start_writers($self, @{ $round->{writers} });
 	for my $event (@{ $round->{events} })
@@ -148,6 +157,7 @@ sub run_round
 	$self->mend_letters if delete $self->{letters};
 	$self->converge($round);
 	$self->judge($round);
+	$round->{history_lost} = $self->{era} != $era;
 	return;
 }
 
@@ -178,7 +188,7 @@ sub begin_event
 	}
 	$round->{faults}{ $event->{name} }++ if $fault;
 	$self->note(sprintf '%5.1f %s', time - $round->{begun}, $event->{name});
-	push @{ $self->{pending} }, { %$later, name => $event->{name}, due => time + $later->{hold} }
+	push @{ $self->{pending} }, { %$later, name => $event->{name}, ends => $fault->{ends}, due => time + $later->{hold} }
 	  if ref $later eq 'HASH';
 	return;
 }
@@ -219,21 +229,27 @@ sub wait_for_time
 	return;
 }
 
+# Those that are due; what ends a history has the others end before it, as it cannot
+# be done to a server that dies meanwhile.
 sub heal_due
 {
 	my ($self, $round, $all) = @_;
+	my @due = grep { $all || time >= $_->{due} || ($_->{until} && $_->{until}->()) } @{ $self->{pending} };
 
-	for my $it (@{ $self->{pending} })
-	{
-		next if !$all && time < $it->{due} && !($it->{until} && $it->{until}->());
-		my $problem = eval { $it->{heal}->() };
+	@due = @{ $self->{pending} } if grep { $_->{ends} } @due;
+	$self->heal_one($round, $_) for sort { $a->{ends} <=> $b->{ends} } @due;
+	return;
+}
 
-		$it->{healed} = 1;
-		die "$it->{name} could not be healed: $@" if $@;
-		$self->missed($round, $it->{name}, $problem) if ($problem // '') eq 'nobody came by';
-		$self->note(sprintf '%5.1f %s is over', time - $round->{begun}, $it->{name});
-	}
-	$self->{pending} = [ grep { !$_->{healed} } @{ $self->{pending} } ];
+sub heal_one
+{
+	my ($self, $round, $it) = @_;
+	my $problem;
+
+	$self->{pending} = [ grep { $_ != $it } @{ $self->{pending} } ];
+	eval { $problem = $it->{heal}->(); 1 } or die "$it->{name} could not be healed: $@";
+	$self->missed($round, $it->{name}, $problem) if ($problem // '') eq 'nobody came by';
+	$self->note(sprintf '%5.1f %s is over', time - $round->{begun}, $it->{name});
 	return;
 }
 
@@ -303,12 +319,21 @@ END
 	my $source = $users->sql("SELECT string_agg(x::text, ' ' ORDER BY t) FROM ($rows) AS x") // return "users: $users->{error}";
 	my $replica = $orders->sql("SELECT string_agg(x::text, ' ' ORDER BY t) FROM ($rows) AS x") // return "orders: $orders->{error}";
 	return "replicas: source $source, replica $replica" if $source ne $replica;
+	return;
+}
 
-	my $lag = $orders->sql('SELECT coalesce(sum(lag), 0) FROM outbox.stat_subscriptions') // return "orders: $orders->{error}";
-	return "orders: $lag records to read" if $lag ne '0';
-	my $emitted = $users->sql(q(SELECT count(*) FROM history WHERE tbl = 'event')) // return 'users';
-	my $handled = $orders->sql('SELECT count(DISTINCT rev) FROM handled')          // return 'orders';
-	return "handler: $emitted emitted, $handled handled" if $emitted > $handled;
+# The relay has sent everything.
+sub wait_for_log
+{
+	my ($self, $seconds) = @_;
+	my $until = time + $seconds;
+
+	until (($self->{users}->sql('SELECT coalesce(sum(events), 0) + (SELECT count(*) FROM outbox._parked) FROM outbox._backlog()') // '') eq '0')
+	{
+		die "the log is not sent\n" if time > $until;
+		$self->{users}->start;
+		sleep 0.1;
+	}
 	return;
 }
 
@@ -318,7 +343,7 @@ sub converge
 	my $begun = time;
 	my $left;
 
-	$self->note('quiet');
+	$self->note(sprintf '%5.1f quiet', time - $round->{begun});
 	while (defined($left = $self->unfinished))
 	{
 		if (time - $begun > CONVERGE)
@@ -329,6 +354,7 @@ sub converge
 		sleep 0.3;
 	}
 	$round->{converged} = time - $begun;
+	$self->note(sprintf '%5.1f converged', time - $round->{begun});
 	return;
 }
 
@@ -364,10 +390,19 @@ sub judge
 
 	$oracle->load($self, sort keys %Torture::Load::PARTITIONS);
 	my $figures = $oracle->figures;
-	my @grown   = $self->grown;
+	# how far handlers are shows in what they have done
+	for my $again (1 .. HANDLER_SECONDS)
+	{
+		last if !$figures->{handler};
+		sleep 1;
+		$oracle->load_handled($self->{orders});
+		$figures = $oracle->figures;
+	}
+	my @grown = $self->grown;
 
 	$figures->{grown} = @grown;
-	$round->{grown}   = \@grown;
+	$figures->{hung}  = @{ $self->{hung} };
+	$round->{details} = [ @grown, @{ $self->{hung} } ];
 	# what earlier rounds of this life have counted already
 	for my $name (qw(events repeated copied lost_history))
 	{
@@ -377,6 +412,7 @@ sub judge
 		$self->{seen}{$name} = $all;
 	}
 	$round->{figures} = $figures;
+	$self->note(sprintf '%5.1f judged', time - $round->{begun});
 	return;
 }
 
@@ -396,8 +432,10 @@ sub report
 	{
 		$say->("    $view:");
 		$say->($_) for map { s/\n\z//r } $self->{oracle}->show($view, 10);
+		$self->{oracle}->keep($view, "$self->{world}{log}/round$round->{number}-$view.txt");
 	}
-	$say->("    | $_") for @{ $round->{grown} // [] };
+	$say->("    | $_") for @{ $round->{details} // [] };
+	$self->{oracle}->keep($_, "$self->{world}{log}/round$round->{number}-$_.txt") for qw(history record);
 	$say->("replay: make torture SEED=$self->{seed} ROUNDS=$round->{number} FIRST=$first MODE=$self->{mode} BROKERS=$self->{brokers}"
 		  . (@{ $self->{patterns} // [] } ? " FAULTS=" . join(',', @{ $self->{patterns} }) : ''));
 	return;
@@ -407,7 +445,7 @@ sub clean_up
 {
 	my ($self) = @_;
 
-	for my $service (grep { defined } @{$self}{qw(users orders oracle_server)})
+	for my $service (grep { defined } @{$self}{qw(standby users orders oracle_server)})
 	{
 		$service->stop('immediate');
 	}

@@ -14,6 +14,7 @@ use POSIX ();
 use Time::HiRes qw(sleep time);
 
 use constant START_SECONDS => 120;
+use constant ROOM_SECONDS  => 10;
 
 my @leaving;    # processes of sessions that were told to end
 
@@ -120,7 +121,7 @@ sub launch
 	$self->{pid} = start_command('/dev/null', {},
 		'sh', '-c', 'log=$1; shift; exec "$@" >>"$log" 2>&1', 'sh', $self->{log},
 		$self->program('postgres'), '-D', $self->{data}, '-p', $self->{port},
-		'-c', "cluster_name=$self->{name}");
+		'-c', "cluster_name=$self->{name}", @{ $self->{options} // [] });
 	return;
 }
 
@@ -129,15 +130,26 @@ sub launch
 sub start
 {
 	my ($self, $seconds) = @_;
-	my $until = time + ($seconds // START_SECONDS);
+	my $begun = time;
+	my $until = $begun + ($seconds // START_SECONDS);
 
 	while (time < $until)
 	{
 		$self->launch;
 		return 1 if $self->answers;
+		$self->make_room if time - $begun > ROOM_SECONDS;
 		sleep 0.2;
 	}
 	return 0;
+}
+
+# With a full disk a server may not start: then whoever waits for it ends that fault.
+sub make_room
+{
+	my ($self) = @_;
+
+	unlink $self->{ballast} if defined $self->{ballast};
+	return;
 }
 
 sub answers
@@ -248,13 +260,15 @@ sub must
 sub insist
 {
 	my ($self, $sql, $db, $seconds) = @_;
-	my $until = time + ($seconds // START_SECONDS);
+	my $begun = time;
+	my $until = $begun + ($seconds // START_SECONDS);
 
 	for (;;)
 	{
 		my $answer = $self->sql($sql, $db);
 
 		return $answer if defined $answer;
+		$self->make_room if time - $begun > ROOM_SECONDS;
 		die "$self->{name}: $sql\n$self->{error}\n" if time > $until;
 		$self->launch;
 		sleep 0.2;
