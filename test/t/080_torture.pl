@@ -34,7 +34,7 @@ END
 	$? = $status;
 }
 
-for my $mode ('at_least_once')
+for my $mode (qw(at_least_once exactly_once))
 {
 	my $work = File::Temp->newdir('obtXXXXXX', DIR => '/tmp');
 	my $log  = "$logs/$mode";
