@@ -383,6 +383,22 @@ END
 	return (@of_users, @of_orders);
 }
 
+# Processes that died of what we have not done to them, as the servers' logs say.
+sub crashed
+{
+	my ($self) = @_;
+	my @crashed;
+
+	for my $service (@{$self}{qw(users orders)})
+	{
+		my $new = $service->logged_since($self->{read}{ $service->{log} } // 0);
+
+		$self->{read}{ $service->{log} } = $service->log_size;
+		push @crashed, map { "$service->{name}: $_" } grep { /was terminated by signal (?!9:|2:|3:|15:)|TRAP: / } split /\n/, $new;
+	}
+	return @crashed;
+}
+
 sub judge
 {
 	my ($self, $round) = @_;
@@ -402,7 +418,9 @@ sub judge
 
 	$figures->{grown} = @grown;
 	$figures->{hung}  = @{ $self->{hung} };
-	$round->{details} = [ @grown, @{ $self->{hung} } ];
+	my @crashed = $self->crashed;
+	$figures->{crashed} = @crashed;
+	$round->{details} = [ @grown, @{ $self->{hung} }, @crashed ];
 	# what earlier rounds of this life have counted already
 	for my $name (qw(events repeated copied lost_history))
 	{

@@ -16,6 +16,7 @@ our @MUST_BE_ZERO = (
 	[ handler       => 'handled other than once' ],
 	[ grown         => 'tables grown' ],
 	[ hung          => 'shutdowns hung' ],
+	[ crashed       => 'crashes of its own' ],
 	[ account_wrong => 'errors of the account itself' ]);
 
 sub new
