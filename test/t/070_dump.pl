@@ -224,7 +224,7 @@ my $far = 2 ** 52 + 5;
 $node->safe_psql('postgres', 'CREATE DATABASE clock');
 $node->safe_psql('clock', <<"END");
 CREATE EXTENSION pg_outbox;
-COPY outbox._position_0 FROM stdin;
+COPY outbox._position_0 (seq, server, base, target, stamp, id, events, at) FROM stdin;
 $far	kafka	10:10:	\\N	0	0	0	2026-01-01
 \\.
 END

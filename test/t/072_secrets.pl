@@ -89,7 +89,7 @@ sub mapping
 # Wrong ones
 # ---------------------------------------------------------------------------
 
-is_soon($node, 'postgres', q(SELECT string_agg(DISTINCT worker, ' ' ORDER BY worker) FROM outbox._silent_servers() WHERE reason ~ 'Authentication failed'),
+is_soon($node, 'postgres', q(SELECT string_agg(DISTINCT worker, ' ' ORDER BY worker) FROM outbox._waiting_servers() WHERE reason ~ 'Authentication failed'),
 	'applier relay', 'a wrong password: the workers say so');
 like(check(), qr/^f\|.*Authentication failed/, 'and so does the check');
 mapping(qq(SET "ssl.key.password" '$planted{badkeypass}'));

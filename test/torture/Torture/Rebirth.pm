@@ -120,8 +120,8 @@ sub dump_orders
 		} };
 }
 
-# A dump does not contain the log: what was not sent when the old database goes is not
-# sent by the new one.  So it goes when nothing is left.
+# A dump carries what was not sent when it was made.  What the old database did since
+# then is lost, sent or not.
 sub dump_users
 {
 	my ($t, $random) = @_;
@@ -136,7 +136,6 @@ sub dump_users
 			$users->insist(q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'users' AND backend_type = 'client backend' AND pid <> pg_backend_pid()));
 			Torture::Load::await_held($t);
 			$users->insist("ROLLBACK PREPARED '$_'") for split /\n/, $users->insist('SELECT gid FROM pg_prepared_xacts', 'postgres');
-			$t->wait_for_log(60);
 			$t->{oracle}->load_lost($users);
 			restore_dump($t, $users, $file);
 			$users->insist('SELECT outbox.resume()');
@@ -224,6 +223,8 @@ recovery_target_time = '$moment'
 recovery_target_action = promote
 END
 	wait_for_promotion($service);
+	# not for the next one who begins with a copy of this
+	$service->configure("restore_command = ''\nrecovery_target_time = ''\n");
 	File::Path::remove_tree($archive);
 	return;
 }

@@ -322,21 +322,6 @@ END
 	return;
 }
 
-# The relay has sent everything.
-sub wait_for_log
-{
-	my ($self, $seconds) = @_;
-	my $until = time + $seconds;
-
-	until (($self->{users}->sql('SELECT coalesce(sum(events), 0) + (SELECT count(*) FROM outbox._parked) FROM outbox._backlog()') // '') eq '0')
-	{
-		die "the log is not sent\n" if time > $until;
-		$self->{users}->start;
-		sleep 0.1;
-	}
-	return;
-}
-
 sub converge
 {
 	my ($self, $round) = @_;
