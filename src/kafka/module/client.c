@@ -230,34 +230,73 @@ client_start(Client *client, rd_kafka_type_t type, rd_kafka_conf_t *conf,
 		rd_kafka_queue_io_event_enable(client->queue, event_fd, &one, sizeof(one));
 }
 
+/*
+ * NULL with the reason if the library takes a setting amiss.
+ */
+static rd_kafka_conf_t *
+client_configure(Client *client, rd_kafka_type_t type,
+				 const OutboxServerSettings *settings,
+				 const Property *defaults, const Property *fixed,
+				 int events, char *errstr, size_t size)
+{
+	MemoryContext old = MemoryContextSwitchTo(client->cxt);
+
+	client->server = pstrdup(settings->server);
+	client_keep_secrets(client, settings);
+	strlcpy(client->reason, "no broker has answered yet", sizeof(client->reason));
+	MemoryContextSwitchTo(old);
+	return conf_build(type, settings, defaults, fixed, events, errstr, size);
+}
+
+static void
+client_raise(Client *client, char *errstr)
+{
+	client_scrub(client, errstr);
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_ERROR),
+			 errmsg("could not create a Kafka client for server \"%s\"",
+					client->server),
+			 errdetail("The Kafka client says: %s", errstr)));
+}
+
 void
 client_create(Client *client, rd_kafka_type_t type,
 			  const OutboxServerSettings *settings,
 			  const Property *defaults, const Property *fixed,
 			  int events, int event_fd)
 {
-	MemoryContext old = MemoryContextSwitchTo(client->cxt);
 	char		errstr[CLIENT_REASON_SIZE] = "";
 	rd_kafka_conf_t *conf;
 
-	client->server = pstrdup(settings->server);
-	client_keep_secrets(client, settings);
-	strlcpy(client->reason, "no broker has answered yet", sizeof(client->reason));
-	MemoryContextSwitchTo(old);
-
-	conf = conf_build(type, settings, defaults, fixed, events,
-					  errstr, sizeof(errstr));
+	conf = client_configure(client, type, settings, defaults, fixed, events,
+							errstr, sizeof(errstr));
 	if (conf != NULL)
 		client_start(client, type, conf, event_fd, errstr, sizeof(errstr));
 	if (client->rk == NULL)
-	{
-		client_scrub(client, errstr);
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_ERROR),
-				 errmsg("could not create a Kafka client for server \"%s\"",
-						settings->server),
-				 errdetail("The Kafka client says: %s", errstr)));
-	}
+		client_raise(client, errstr);
+}
+
+rd_kafka_conf_t *
+client_prepare(Client *client, rd_kafka_type_t type,
+			   const OutboxServerSettings *settings,
+			   const Property *defaults, const Property *fixed, int events)
+{
+	char		errstr[CLIENT_REASON_SIZE] = "";
+	rd_kafka_conf_t *conf;
+
+	conf = client_configure(client, type, settings, defaults, fixed, events,
+							errstr, sizeof(errstr));
+	if (conf == NULL)
+		client_raise(client, errstr);
+	return conf;
+}
+
+bool
+client_open(Client *client, rd_kafka_type_t type, const rd_kafka_conf_t *conf,
+			int event_fd, char *errstr, size_t size)
+{
+	client_start(client, type, rd_kafka_conf_dup(conf), event_fd, errstr, size);
+	return client->rk != NULL;
 }
 
 /*

@@ -65,6 +65,19 @@ extern void client_create(Client *client, rd_kafka_type_t type,
 						  const Property *defaults, const Property *fixed,
 						  int events, int event_fd);
 
+/*
+ * The same in two parts, for clients that come and go: the configuration, which
+ * is the caller's to destroy and may raise fdw_error, and an instance that has
+ * a copy of it, which does not raise.
+ */
+extern rd_kafka_conf_t *client_prepare(Client *client, rd_kafka_type_t type,
+									   const OutboxServerSettings *settings,
+									   const Property *defaults,
+									   const Property *fixed, int events);
+extern bool client_open(Client *client, rd_kafka_type_t type,
+						const rd_kafka_conf_t *conf, int event_fd,
+						char *errstr, size_t size);
+
 /* The context that a client and its memory live in. */
 extern MemoryContext client_context(const char *name);
 

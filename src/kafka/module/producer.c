@@ -175,21 +175,23 @@ OutboxProducer *
 producer_create(const OutboxServerSettings *settings, int event_fd)
 {
 	MemoryContext cxt = client_context("pg_outbox producer");
-	OutboxProducer *prod;
+	OutboxProducer *prod = MemoryContextAllocZero(cxt, sizeof(OutboxProducer));
 
+	prod->client.cxt = cxt;
+	prod->txn.client = &prod->client;
 	PG_TRY();
 	{
-		prod = MemoryContextAllocZero(cxt, sizeof(OutboxProducer));
-		prod->client.cxt = cxt;
 		prod->topics = topics_create(cxt);
 		prod->narrowed = narrowed_find(settings->server);
-		prod->txn.client = &prod->client;
 		if (settings->transactional_id != NULL)
 			prod->txn.id = MemoryContextStrdup(cxt, settings->transactional_id);
 		producer_configure(prod, settings, event_fd);
+		if (prod->txn.id != NULL)
+			txn_create(&prod->txn, settings);
 	}
 	PG_CATCH();
 	{
+		txn_destroy_later(&prod->txn);
 		MemoryContextDelete(cxt);
 		PG_RE_THROW();
 	}
@@ -635,8 +637,6 @@ producer_poll(OutboxProducer *prod, OutboxDelivery *delivery)
 		}
 		if (rd_kafka_event_type(ev) == RD_KAFKA_EVENT_DR)
 			prod->reports = ev;
-		else if (rd_kafka_event_type(ev) == RD_KAFKA_EVENT_LISTCONSUMERGROUPOFFSETS_RESULT)
-			txn_take_answer(&prod->txn, ev);
 		else
 		{
 			client_note_event(&prod->client, ev);

@@ -9,6 +9,12 @@
  * starts and which writes the eventfd at its end.  Between start and end only
  * the thread touches the call, but for "stop".
  *
+ * The places are asked for by a consumer, which never reads.  A producer must not
+ * do it: it has no group, and where a broker answers that it does not
+ * coordinate ours, the library (from 2.0 on, and 2.15 still) follows a null pointer to
+ * the client's own group.  Each question has a new consumer, since one
+ * remembers for ever who coordinated the group when it first asked.
+ *
  *-------------------------------------------------------------------------
  */
 #include "kafka/module/transaction.h"
@@ -236,55 +242,87 @@ txn_note_failure(Txn *txn)
 		(void) txn_begin(txn);
 }
 
+/* ---------------- places ---------------- */
+
 void
-txn_destroy_later(Txn *txn)
+txn_create(Txn *txn, const OutboxServerSettings *settings)
+{
+	Property	fixed[] = {
+		{"group.id", txn->id},
+		{"enable.auto.commit", "false"},
+		{"enable.auto.offset.store", "false"},
+		{"allow.auto.create.topics", "false"},
+		{NULL}
+	};
+
+	txn->asker.cxt = txn->client->cxt;
+	txn->asker_conf = client_prepare(&txn->asker, RD_KAFKA_CONSUMER, settings, NULL, fixed, 0);
+}
+
+static void
+ask_end(Txn *txn)
 {
 	if (txn->answer != NULL)
 		rd_kafka_event_destroy(txn->answer);
 	txn->answer = NULL;
-	client_destroy_later(txn->client, txn->call ? call_end : NULL, txn->call);
-	txn->call = NULL;
+	client_destroy_later(&txn->asker, NULL, NULL);
 }
 
-/* ---------------- places ---------------- */
-
-static void
+/*
+ * False if there is no client to ask with.
+ */
+static bool
 ask_now(Txn *txn)
 {
-	rd_kafka_AdminOptions_t *options =
-	rd_kafka_AdminOptions_new(txn->client->rk, RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS);
-	rd_kafka_ListConsumerGroupOffsets_t *request =
-	rd_kafka_ListConsumerGroupOffsets_new(txn->id, NULL);
+	rd_kafka_AdminOptions_t *options;
+	rd_kafka_ListConsumerGroupOffsets_t *request;
 	rd_kafka_error_t *error;
-	char		errstr[64];
+	char		errstr[CLIENT_REASON_SIZE];
 
-	txn->ask_at = 0;
+	if (!client_open(&txn->asker, RD_KAFKA_CONSUMER, txn->asker_conf, txn->client->event_fd,
+					 errstr, sizeof(errstr)))
+	{
+		note_error(txn, RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, errstr);
+		return false;
+	}
+	options = rd_kafka_AdminOptions_new(txn->asker.rk, RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS);
 	(void) rd_kafka_AdminOptions_set_request_timeout(options, ASK_MS, errstr, sizeof(errstr));
 	error = rd_kafka_AdminOptions_set_require_stable_offsets(options, txn->stable);
 	if (error != NULL)
 		rd_kafka_error_destroy(error);
-	rd_kafka_ListConsumerGroupOffsets(txn->client->rk, &request, 1, options,
-									  txn->client->queue);
+	request = rd_kafka_ListConsumerGroupOffsets_new(txn->id, NULL);
+	rd_kafka_ListConsumerGroupOffsets(txn->asker.rk, &request, 1, options, txn->asker.queue);
 	rd_kafka_ListConsumerGroupOffsets_destroy(request);
 	rd_kafka_AdminOptions_destroy(options);
+	return true;
 }
 
 void
 txn_ask_places(Txn *txn, bool stable)
 {
-	if (txn->answer != NULL)
-		rd_kafka_event_destroy(txn->answer);
-	txn->answer = NULL;
+	ask_end(txn);
 	txn->stable = stable;
-	ask_now(txn);
+	txn->ask_at = 0;
+	(void) ask_now(txn);
 }
 
-void
-txn_take_answer(Txn *txn, rd_kafka_event_t *ev)
+/*
+ * What else the consumer has to say, of brokers that are away, the producer says
+ * as well.
+ */
+static bool
+ask_answered(Txn *txn)
 {
-	if (txn->answer != NULL)
-		rd_kafka_event_destroy(txn->answer);
-	txn->answer = ev;
+	rd_kafka_event_t *ev;
+
+	while (txn->answer == NULL && (ev = rd_kafka_queue_poll(txn->asker.queue, 0)) != NULL)
+	{
+		if (rd_kafka_event_type(ev) == RD_KAFKA_EVENT_LISTCONSUMERGROUPOFFSETS_RESULT)
+			txn->answer = ev;
+		else
+			rd_kafka_event_destroy(ev);
+	}
+	return txn->answer != NULL;
 }
 
 /*
@@ -381,23 +419,37 @@ txn_places(Txn *txn, OutboxPlace **places, int *nplaces)
 	rd_kafka_resp_err_t err;
 	const char *errstr;
 
-	if (txn->answer == NULL)
+	if (txn->asker.rk == NULL)
 	{
-		if (txn->ask_at != 0 && GetCurrentTimestamp() >= txn->ask_at)
-			ask_now(txn);
-		return OUTBOX_TXN_WAIT;
+		if (GetCurrentTimestamp() < txn->ask_at)
+			return OUTBOX_TXN_WAIT;
+		return ask_now(txn) ? OUTBOX_TXN_WAIT : OUTBOX_TXN_FAILED;
 	}
+	if (!ask_answered(txn))
+		return OUTBOX_TXN_WAIT;
 	list = answer_list(txn, &err, &errstr);
 	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 		*nplaces = copy_places(list, places);
 	else
 		note_error(txn, err, errstr ? errstr : rd_kafka_err2str(err));
-	rd_kafka_event_destroy(txn->answer);
-	txn->answer = NULL;
+	ask_end(txn);
 	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 		return OUTBOX_TXN_OK;
 	if (!ask_error_passes(err))
 		return OUTBOX_TXN_FAILED;
 	txn->ask_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ASK_PAUSE_MS);
 	return OUTBOX_TXN_WAIT;
+}
+
+/* ---------------- the end ---------------- */
+
+void
+txn_destroy_later(Txn *txn)
+{
+	ask_end(txn);
+	if (txn->asker_conf != NULL)
+		rd_kafka_conf_destroy(txn->asker_conf);
+	txn->asker_conf = NULL;
+	client_destroy_later(txn->client, txn->call ? call_end : NULL, txn->call);
+	txn->call = NULL;
 }

@@ -18,18 +18,22 @@ typedef struct Txn
 	char	   *id;				/* transactional.id and consumer group; NULL:
 								 * none, and nothing below is used */
 	TxnCall    *call;			/* under way, or NULL */
-	bool		stable;			/* what was asked for */
-	TimestampTz ask_at;			/* ask (again) then; 0: not before told to */
+	Client		asker;			/* runs from question to answer */
+	rd_kafka_conf_t *asker_conf;	/* what it is made of */
+	bool		stable;			/* what is asked for */
+	TimestampTz ask_at;			/* do not ask again before */
 	rd_kafka_event_t *answer;	/* where the group stands, or NULL */
 	OutboxKafkaFault fault;		/* of the last failure */
 	char		error[CLIENT_REASON_SIZE];
 } Txn;
 
+/*
+ * After the client itself, in whose memory it lives.  Raises fdw_error.
+ */
+extern void txn_create(Txn *txn, const OutboxServerSettings *settings);
+
 extern void txn_ask_places(Txn *txn, bool stable);
 extern OutboxTxnResult txn_places(Txn *txn, OutboxPlace **places, int *nplaces);
-
-/* Takes over an answer that came out of the client's queue. */
-extern void txn_take_answer(Txn *txn, rd_kafka_event_t *ev);
 
 extern OutboxTxnResult txn_begin(Txn *txn);
 extern OutboxTxnResult txn_start_call(Txn *txn, OutboxTxnCall what,
@@ -41,7 +45,7 @@ extern OutboxTxnResult txn_call_result(Txn *txn);
  */
 extern void txn_note_failure(Txn *txn);
 
-/* End the client, after the call that is under way. */
+/* End the clients, that of the producer after the call that is under way. */
 extern void txn_destroy_later(Txn *txn);
 
 #endif							/* OUTBOX_KAFKA_TRANSACTION_H */
