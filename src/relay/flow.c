@@ -308,6 +308,8 @@ passes_unsent(RelayFlow *flow, RelayEntry *entry)
 			return false;
 		entry->state = ENTRY_PARK;
 		entry->topic->to_park++;
+		/* paused amid its copies, none of which may be committed alone */
+		flow->producer_broken |= flow->txn.state != TXN_NONE && outbox_entry_begun(entry);
 		return true;
 	}
 	if (outbox_txn_is_letter(flow, entry->ev.id))
@@ -317,6 +319,27 @@ passes_unsent(RelayFlow *flow, RelayEntry *entry)
 		return true;
 	}
 	return false;
+}
+
+/*
+ * The producer has refused an entry.  False if it has to wait for its topic's
+ * row, see passes_unsent(), or if copies of it are in a Kafka transaction that
+ * must not be committed without the others.
+ */
+static bool
+entry_refused(RelayFlow *flow, RelayEntry *entry, OutboxKafkaFault fault)
+{
+	const char *error = outbox_producer_error(flow->producer);
+
+	if (flow->txn.state != TXN_NONE && fault != OUTBOX_KAFKA_FAULT_EVENT &&
+		entry->topic->stream == 0 && !outbox_entry_begun(entry))
+	{
+		outbox_topic_stop(entry->topic, error);
+		return false;
+	}
+	entry_fault(flow, entry, fault, error);
+	flow->producer_broken |= flow->txn.state != TXN_NONE && outbox_entry_begun(entry);
+	return !flow->producer_broken;
 }
 
 /*
@@ -348,8 +371,8 @@ send_waiting(RelayFlow *flow)
 			return true;
 		else if (fault == OUTBOX_KAFKA_FAULT_CLUSTER)
 			return false;
-		else
-			entry_fault(flow, entry, fault, outbox_producer_error(flow->producer));
+		else if (!entry_refused(flow, entry, fault))
+			return !flow->producer_broken;
 	}
 	return true;
 }

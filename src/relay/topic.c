@@ -369,6 +369,9 @@ drain_event(RelayTopic *topic, const OutboxEvent *ev, OutboxKafkaFault *fault)
 		if (topic->drain_counts)
 			return false;
 		*fault = outbox_broadcast_send(topic, ev, tag, &topic->drain_copies, &nsent);
+		/* a Kafka transaction has all copies or none */
+		topic->flow->producer_broken |= topic->flow->txn.state != TXN_NONE &&
+			*fault != OUTBOX_KAFKA_OK && *fault != OUTBOX_KAFKA_FULL && topic->drain_copies.next > 0;
 		if (*fault != OUTBOX_KAFKA_FULL)
 			outbox_broadcast_reset(&topic->drain_copies);
 	}
