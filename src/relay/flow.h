@@ -269,6 +269,7 @@ typedef struct RelayFlow
 
 	HTAB	   *topics;
 	List	   *topic_list;		/* RelayTopic *, by index */
+	bool		topics_loaded;	/* the table was looked at */
 	uint32		topic_turn;		/* index of the one that is next to send what
 								 * it has parked */
 	RelayTopic **by_stream;		/* topic of a stream number, NULL: unknown yet */

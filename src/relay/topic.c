@@ -268,18 +268,25 @@ outbox_topic_park(RelayTopic *topic, ParkBatch *batch, int64 stamp, const Outbox
 
 /*
  * Take over what the table says: at start, and when somebody paused or
- * resumed a topic.  Inside a transaction.
+ * resumed a topic.  A relay that ended before it could store that a topic was
+ * stopped, see outbox_topic_store(), has left parked events of a live one.  Inside
+ * a transaction.
  */
 void
 outbox_topics_load(RelayFlow *flow)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1];
+	Oid			types[2] = {TEXTOID, BOOLOID};
+	Datum		values[2];
 
 	values[0] = CStringGetTextDatum(flow->server);
+	values[1] = BoolGetDatum(!flow->topics_loaded);
 	outbox_sql_begin();
-	outbox_sql_execute("SELECT topic, id, state, reason FROM outbox._stream WHERE server = $1",
-					   1, types, values, NULL);
+	outbox_sql_execute("SELECT s.topic, s.id, CASE WHEN l.left_behind THEN 'stopped' ELSE s.state END,"
+					   " CASE WHEN l.left_behind THEN 'events that were parked are sent first' ELSE s.reason END,"
+					   " l.left_behind"
+					   "  FROM outbox._stream AS s, LATERAL (SELECT $2 AND s.state = 'live' AND"
+					   "   EXISTS (SELECT FROM outbox._parked AS k WHERE k.stream = s.id)) AS l (left_behind)"
+					   " WHERE s.server = $1", 2, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	tup = SPI_tuptable->vals[i];
@@ -302,11 +309,13 @@ outbox_topics_load(RelayFlow *flow)
 		{
 			/* the last: paused and resumed between two looks at the table */
 			topic->state = TOPIC_STOPPED;
+			topic->changed |= DatumGetBool(SPI_getbinval(tup, desc, 5, &isnull));
 			topic->retry_at = 0;
 			topic_set_reason(topic, SPI_getvalue(tup, desc, 4));
 		}
 	}
 	outbox_sql_end();
+	flow->topics_loaded = true;
 }
 
 /* ---------------- sending what is parked ---------------- */

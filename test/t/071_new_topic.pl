@@ -55,5 +55,24 @@ for my $exactly_once (qw(off on))
 	subtest "exactly_once $exactly_once" => sub { new_topic("shop_$exactly_once", $exactly_once) };
 }
 
+# Nor does a topic whose row somebody holds: that it is stopped is stored when the
+# row is free.  If the relay ends before, its events are sent all the same.
+subtest 'a row that is held' => sub {
+	my ($db, $held) = ('shop_off', unique_topic('held'));
+
+	$node->safe_psql($db, "SELECT outbox.publish('users', topic => '$held')");
+	my ($in, $out) = ("BEGIN;\nSELECT 'held' FROM outbox._stream WHERE topic = '$held' FOR UPDATE;\n", '');
+	my $session = IPC::Run::start([ 'psql', '-XqAt', $node->connstr($db) ], '<', \$in, '>', \$out);
+	wait_until(sub { $session->pump_nb; return $out =~ /held/ }, 'the row') or die;
+	$node->safe_psql($db, "SELECT outbox.emit('$held', 'k', 'a'::text)");
+	is_soon($node, $db, 'SELECT count(*) FROM outbox._parked', '1', 'the event is parked');
+	kill_worker($node, $db, 'relay', 'TERM');
+	topic_create($kafka, $held, 1);
+	is(join(' ', map { $_->{value} } topic_wait($kafka, $held, 1)), 'a', 'the next relay sends it');
+	$in .= "ROLLBACK;\n\\q\n";
+	$session->finish;
+	is_soon($node, $db, "SELECT parked_events, state FROM outbox.stat_topics WHERE topic = '$held'", '0|live', 'and the topic is live');
+};
+
 $node->stop;
 done_testing();
