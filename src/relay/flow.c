@@ -234,9 +234,9 @@ producer_ready(RelayFlow *flow)
 		return true;			/* its topics are stopped, events are parked */
 	}
 	flow->producer_ending = flow->producer == NULL && outbox_producer_ending(flow->server);
-	if (flow->producer_ending)
+	if (flow->producer_ending && flow->txn.blocked == NULL)
 		outbox_flow_wait_reason(flow, "the former connections have not ended yet");
-	else if (flow->producer == NULL && GetCurrentTimestamp() >= flow->producer_retry)
+	else if (flow->producer == NULL && !flow->producer_ending && GetCurrentTimestamp() >= flow->producer_retry)
 		producer_open(flow);
 	if (flow->producer == NULL)
 		return false;
