@@ -23,7 +23,7 @@ CREATE TABLE outbox._floor (
 	raised_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE outbox._floor IS 'versions below which every event of a replica is stale, since a TRUNCATE or a resync of its source; internal';
-SELECT pg_catalog.pg_extension_config_dump('outbox._floor', '');
+SELECT pg_catalog.pg_extension_config_dump('outbox._floor', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = target)');
 
 CREATE TABLE outbox._mark (
 	target regclass NOT NULL,
@@ -33,7 +33,7 @@ CREATE TABLE outbox._mark (
 	PRIMARY KEY (target, partition)
 );
 COMMENT ON TABLE outbox._mark IS 'ends of a resync that have come, by partition of the topic, until all have; version: what is older is to go then; internal';
-SELECT pg_catalog.pg_extension_config_dump('outbox._mark', '');
+SELECT pg_catalog.pg_extension_config_dump('outbox._mark', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = target)');
 
 CREATE TABLE outbox._inbox (
 	consumer text COLLATE "C" NOT NULL,

@@ -70,6 +70,12 @@ $late->query_safe('COMMIT');
 $late->quit;
 $node->safe_psql('shop', q(INSERT INTO outbox._copy (publication, ordered_by, last_key, all_read)
 	VALUES ('counter', '{23,96,521}', '{7}', true)));
+$node->safe_psql('shop', <<'END');
+CREATE TABLE gone ();
+INSERT INTO outbox._floor (target, version) VALUES ('replica', 1), ('gone', 1);
+INSERT INTO outbox._mark (target, partition, version) VALUES ('replica', 0, 2), ('gone', 0, 2);
+DROP TABLE gone;
+END
 
 my $pending = $node->safe_psql('shop', <<"END");
 SELECT count(*), min(id) FROM outbox.events
@@ -115,6 +121,8 @@ sub restored
 		is($where->safe_psql($db, 'SELECT count(*) FROM outbox.events'), '0', 'data that was loaded made no events');
 		is( $where->safe_psql($db, q(SELECT d.target = 'replica'::regclass FROM outbox._dead_letter d WHERE d.state = 'dead' AND target IS NOT NULL)),
 			't', 'a dead letter knows its table');
+		is( $where->safe_psql($db, 'SELECT f.target, m.target, m.version FROM outbox._floor AS f, outbox._mark AS m'),
+			'replica|replica|2', 'floor and marks of a replica that exists');
 		is( $where->safe_psql($db, q(SELECT count(*) FROM outbox._workers() WHERE waiting_for ~ '^resume: this database is a copy of another')),
 			'2', 'it waits for resume()');
 		$where->safe_psql($db, 'UPDATE counter SET n = 100 WHERE id = 1');    # before anything is sent
