@@ -447,26 +447,34 @@ finish_transactions(void)
 	}
 }
 
-/*
- * What can still be settled is; what is in flight is sent again by the next
- * relay.
- */
 static void
-finish(void)
+finish_flows(bool in_transactions)
 {
 	ListCell   *lc;
-
-	finish_transactions();
 
 	foreach(lc, flows)
 	{
 		RelayFlow  *flow = lfirst(lc);
 
-		if (flow->producer != NULL && flow->txn.state == TXN_NONE)
+		if ((flow->txn.state != TXN_NONE) != in_transactions)
+			continue;
+		if (flow->producer != NULL && !in_transactions)
 			(void) outbox_flow_run(flow);
 		outbox_flow_settle(flow, true);
 		outbox_stat_store(flow);
 	}
+}
+
+/*
+ * What can still be settled is; what is in flight is sent again by the next
+ * relay.  Kafka transactions come last: they may take longer than we have.
+ */
+static void
+finish(void)
+{
+	finish_flows(false);
+	finish_transactions();
+	finish_flows(true);
 }
 
 static void
