@@ -507,7 +507,8 @@ outbox_flow_run(RelayFlow *flow)
 	if (!outbox_gate_passes(flow))
 	{
 		outbox_flow_tick(flow);
-		return progress;
+		/* readers of the topics wait for what was sent before */
+		return outbox_txn_turn_ends(flow) || progress;
 	}
 	progress |= run_topics(flow);
 	if (flow->producer_broken)

@@ -215,6 +215,8 @@ typedef struct RelayTxn
 	bool		several;		/* something was sent to others as well */
 	uint64		end;			/* ring number behind it; valid from CLOSING */
 	int64		draining;		/* its number in outbox._drained, 0: none */
+	char	   *place;			/* to be stored with it; NULL before KEEPING */
+	XLogRecPtr	place_lsn;		/* WAL without which nobody can go by it */
 	char	   *doomed;			/* why it cannot be committed, or NULL */
 	TimestampTz doomed_at;
 
@@ -224,8 +226,7 @@ typedef struct RelayTxn
 	bool		keeping;		/* something is stored by the database
 								 * transaction under way */
 	XLogRecPtr	kept_lsn;		/* commit of the last that was stored without
-								 * being sent, */
-	XLogRecPtr	kept_flushed;	/* and what of it has been waited for */
+								 * being sent */
 
 	/* who has the name */
 	bool		claimed;		/* we had it */
@@ -262,6 +263,7 @@ typedef struct RelayFlow
 	/* the gate, see gate.c */
 	XLogRecPtr	gate_lsn;		/* what standbys have to flush before anything
 								 * is sent; invalid: the gate is open */
+	XLogRecPtr	gate_passed;	/* what they had when it was opened last */
 	int			gate_standbys;	/* how many were asked for when that was set */
 	int			gate_pause_ms;	/* back-off */
 	TimestampTz gate_look_at;
@@ -330,6 +332,7 @@ extern void outbox_page_release(RelayFlow *flow, RelayPage *page);
 /* gate.c: nothing is sent before enough standbys have it */
 extern void outbox_gate_close(RelayFlow *flow);
 extern bool outbox_gate_passes(RelayFlow *flow);
+extern bool outbox_gate_has(RelayFlow *flow, XLogRecPtr lsn);
 extern TimestampTz outbox_gate_look_at(const RelayFlow *flow);
 extern void outbox_gate_init(void);
 

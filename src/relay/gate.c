@@ -22,7 +22,6 @@
 #include "relay/flow.h"
 
 #include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
 #include "storage/proc.h"
@@ -38,21 +37,6 @@
 static int	wait_for_standbys = 0;
 
 /* ---------------- the standbys ---------------- */
-
-/*
- * The end of the last WAL record.  What the server returns is where the next
- * one begins: at a page's end, behind the header of a page that no standby
- * need ever get to see.
- */
-static XLogRecPtr
-insert_end(void)
-{
-	XLogRecPtr	lsn = GetXLogInsertRecPtr();
-	uint32		header = XLogSegmentOffset(lsn, wal_segment_size) < XLOG_BLCKSZ ?
-	SizeOfXLogLongPHD : SizeOfXLogShortPHD;
-
-	return lsn % XLOG_BLCKSZ == header ? lsn - header : lsn;
-}
 
 /*
  * Is it a standby?  pg_receivewal and pg_basebackup replay nothing; a
@@ -108,7 +92,7 @@ count_flushed(XLogRecPtr lsn, int *nstandbys)
 static void
 gate_close(RelayFlow *flow)
 {
-	flow->gate_lsn = insert_end();
+	flow->gate_lsn = outbox_place_record_end(GetXLogInsertRecPtr());
 	flow->gate_pause_ms = 0;
 
 	/* WAL that only open transactions wrote is flushed by nobody else */
@@ -118,6 +102,7 @@ gate_close(RelayFlow *flow)
 static void
 gate_open(RelayFlow *flow)
 {
+	flow->gate_passed = flow->gate_lsn;
 	flow->gate_lsn = InvalidXLogRecPtr;
 	if (flow->gate_reason != NULL)
 		pfree(flow->gate_reason);
@@ -177,6 +162,25 @@ outbox_gate_passes(RelayFlow *flow)
 	if (GetCurrentTimestamp() >= flow->gate_look_at)
 		gate_wait(flow, nflushed, nstandbys);
 	return false;
+}
+
+/*
+ * Have the standbys WAL up to here?  For what need not wait for all that was read
+ * since: where the gate is closed, it is for something later.
+ */
+bool
+outbox_gate_has(RelayFlow *flow, XLogRecPtr lsn)
+{
+	int			nstandbys;
+
+	if (wait_for_standbys == 0 || lsn <= flow->gate_passed)
+		return true;
+	if (XLogRecPtrIsInvalid(flow->gate_lsn))
+	{
+		flow->gate_lsn = lsn;
+		flow->gate_pause_ms = 0;
+	}
+	return outbox_gate_passes(flow) || count_flushed(lsn, &nstandbys) >= wait_for_standbys;
 }
 
 /*

@@ -332,21 +332,22 @@ outbox_place_ahead(const RelayPlace *place, const OutboxPosition *pos)
 }
 
 /*
- * A position just behind the header of a page that has nothing else yet is no
- * end of a record, and XLogFlush() would not find it.
+ * Where the record before a position ends.  What the server returns as the end of
+ * the WAL is where the next record begins: at a page's end, behind the header of a
+ * page that has nothing else yet.  XLogFlush() would not find that, nor need a
+ * standby ever get to see it.
  */
-static XLogRecPtr
-record_end(XLogRecPtr lsn)
+XLogRecPtr
+outbox_place_record_end(XLogRecPtr lsn)
 {
-	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
-		return lsn - SizeOfXLogLongPHD;
-	if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		return lsn - SizeOfXLogShortPHD;
-	return lsn;
+	uint32		header = XLogSegmentOffset(lsn, wal_segment_size) < XLOG_BLCKSZ ?
+	SizeOfXLogLongPHD : SizeOfXLogShortPHD;
+
+	return lsn % XLOG_BLCKSZ == header ? lsn - header : lsn;
 }
 
 void
 outbox_place_flush(const RelayPlace *place)
 {
-	XLogFlush(record_end(place->target ? place->target->lsn : place->base->lsn));
+	XLogFlush(outbox_place_record_end(place->target ? place->target->lsn : place->base->lsn));
 }

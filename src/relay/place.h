@@ -73,6 +73,9 @@ extern PlaceRelation outbox_place_judge(const RelayPlace *place);
 /* Is the place further than the position? */
 extern bool outbox_place_ahead(const RelayPlace *place, const OutboxPosition *pos);
 
+/* The end of the record before a position in the WAL. */
+extern XLogRecPtr outbox_place_record_end(XLogRecPtr lsn);
+
 /* Have WAL on disk up to what the place says of transactions. */
 extern void outbox_place_flush(const RelayPlace *place);
 

@@ -76,6 +76,9 @@ outbox_txn_reset(RelayFlow *flow)
 	if (txn->announce != NULL)
 		pfree(txn->announce);
 	txn->announce = NULL;
+	if (txn->place != NULL)
+		pfree(txn->place);
+	txn->place = NULL;
 	if (txn->letters != NULL)
 		hash_destroy(txn->letters);
 	txn->letters = NULL;
@@ -245,6 +248,21 @@ findings_judge(RelayFlow *flow, const OutboxPlace *places, int nplaces, Findings
 }
 
 /*
+ * The position may be beyond the newest place, over what was stored without
+ * being sent: by settlements since then, or by another process before this one,
+ * of which only the end of the WAL is known.
+ */
+static void
+keep_what_came_before(RelayFlow *flow, XLogRecPtr place_kept)
+{
+	RelayTxn   *txn = &flow->txn;
+
+	if (XLogRecPtrIsInvalid(txn->kept_lsn))
+		txn->kept_lsn = outbox_place_record_end(GetXLogInsertRecPtr());
+	txn->kept_lsn = Max(txn->kept_lsn, place_kept);
+}
+
+/*
  * Go on from what was found, which nobody else can change any more.
  */
 static void
@@ -256,7 +274,7 @@ findings_use(RelayFlow *flow, const Findings *found)
 	outbox_place_sign(&own);
 	txn->number = found->newest.number;
 	txn->drained = found->newest.drained;
-	txn->kept_lsn = txn->kept_flushed = found->ours.kept_lsn;
+	keep_what_came_before(flow, found->ours.kept_lsn);
 	txn->holder = found->newest.server_start;
 	txn->claimed = true;
 	if (txn->blocked != NULL)
@@ -492,30 +510,16 @@ txn_prepare(RelayFlow *flow)
 }
 
 /*
- * Have the place wait until what it passes without having sent it is on disk,
- * here and where standbys are asked for: what this transaction stored, and what
- * settlements did, which do not wait.
+ * Write down the place, when what it passes without having sent it is on disk: what
+ * this transaction stored, and what settlements did, which do not wait.  They go
+ * on while the place waits for standbys, and what they park meanwhile is behind it.
  */
-static void
-txn_keep(RelayFlow *flow)
-{
-	RelayTxn   *txn = &flow->txn;
-
-	if (txn->kept_lsn == txn->kept_flushed)
-		return;
-	XLogFlush(txn->kept_lsn);
-	outbox_gate_close(flow);
-	txn->kept_flushed = txn->kept_lsn;
-}
-
 static bool
-txn_store(RelayFlow *flow)
+txn_write_place(RelayFlow *flow)
 {
 	RelayTxn   *txn = &flow->txn;
-	const char *topic = txn->topic ? txn->topic->name : txn->announce;
 	RelayPlace	place;
 	char	   *text;
-	bool		ok;
 
 	memset(&place, 0, sizeof(place));
 	outbox_flow_place(flow, txn->end, &place);
@@ -524,6 +528,9 @@ txn_store(RelayFlow *flow)
 	place.drained = txn->draining != 0 ? txn->draining : txn->drained;
 	place.kept_lsn = txn->kept_lsn;
 	outbox_place_flush(&place);
+	XLogFlush(place.kept_lsn);
+	txn->place_lsn = Max(outbox_place_record_end((place.target ? place.target : place.base)->lsn),
+						 place.kept_lsn);
 	text = outbox_place_out(&place);
 
 	if (strlen(text) > OUTBOX_PLACE_MAX)
@@ -531,8 +538,21 @@ txn_store(RelayFlow *flow)
 		outbox_flow_producer_failed(flow, "too many transactions are in progress for a Kafka transaction to say which are published");
 		return false;
 	}
-	ok = outbox_producer_call(flow->producer, OUTBOX_TXN_STORE, topic, text) != OUTBOX_TXN_FAILED;
+	txn->place = MemoryContextStrdup(TopMemoryContext, text);
 	pfree(text);
+	return true;
+}
+
+static bool
+txn_store(RelayFlow *flow)
+{
+	RelayTxn   *txn = &flow->txn;
+	const char *topic = txn->topic ? txn->topic->name : txn->announce;
+	bool		ok = outbox_producer_call(flow->producer, OUTBOX_TXN_STORE, topic,
+										  txn->place) != OUTBOX_TXN_FAILED;
+
+	pfree(txn->place);
+	txn->place = NULL;
 	return ok;
 }
 
@@ -645,7 +665,8 @@ step_closing(RelayFlow *flow)
 		return outbox_producer_call(flow->producer, OUTBOX_TXN_COMMIT, NULL, NULL) != OUTBOX_TXN_FAILED;
 	}
 	txn_prepare(flow);
-	txn_keep(flow);
+	if (!txn_write_place(flow))
+		return false;
 	OUTBOX_FAULT("relay.txn_prepared");
 	txn->state = TXN_KEEPING;
 	return true;
@@ -657,7 +678,7 @@ step_closing(RelayFlow *flow)
 static bool
 step_keeping(RelayFlow *flow)
 {
-	if (!outbox_gate_passes(flow))
+	if (!outbox_gate_has(flow, flow->txn.place_lsn))
 		return true;
 	flow->txn.state = TXN_STORING;
 	return txn_store(flow);
@@ -799,4 +820,5 @@ outbox_txn_fail(RelayFlow *flow)
 		if (((RelayTopic *) lfirst(lc))->drain_in_txn)
 		outbox_topic_drain_failed(lfirst(lc));
 	CommitTransactionCommand();
+	outbox_txn_kept(flow);
 }
