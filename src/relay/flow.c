@@ -138,6 +138,7 @@ outbox_flow_set_server(RelayFlow *flow, Oid serverid, bool altered)
 	flow->serverid = serverid;
 	flow->producer_retry = 0;
 	flow->producer_retry_ms = PRODUCER_RETRY_MIN_MS;
+	flow->txn.claimed = false;	/* they may be other brokers */
 
 	/* what a topic was stopped for may have been mended */
 	foreach(lc, flow->topic_list)
@@ -220,6 +221,7 @@ producer_restarts(RelayFlow *flow)
 		return true;
 	outbox_flow_settle(flow, true);
 	outbox_flow_reset(flow);
+	flow->txn.claimed = false;	/* as the old one may have claimed meanwhile */
 	return false;
 }
 

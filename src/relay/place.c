@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "kafka/kafka.h"
+#include "worker/worker.h"
 
 #define PLACE_FORM "pg_outbox1"
 #define SNAPSHOT_MAX ((OUTBOX_PLACE_MAX - 700) / 2) /* bytes of each */
@@ -263,12 +264,24 @@ outbox_place_sign(RelayPlace *place)
 }
 
 /*
- * Where our history leaves the timeline: how much WAL of it is ours too.  0 if
- * none is.
+ * How much WAL of our own timeline the place's server had in common with us.
+ * What was written before we started, at most: data that was set back to an older
+ * state, as by a disk's snapshot, goes on in the same timeline.
  */
 static XLogRecPtr
-common_end(const PlaceTimeline *timeline)
+current_end(const RelayPlace *place)
 {
+	return place->server_start == PgStartTime ? GetXLogInsertRecPtr() : outbox_server_began();
+}
+
+/*
+ * Where our history leaves that of the place: how much WAL of it is ours too.  0
+ * if none is.
+ */
+static XLogRecPtr
+common_end(const RelayPlace *place)
+{
+	const PlaceTimeline *timeline = &place->timelines[0];
 	XLogRecPtr	end = InvalidXLogRecPtr;
 	ListCell   *lc;
 
@@ -277,7 +290,7 @@ common_end(const PlaceTimeline *timeline)
 		TimeLineHistoryEntry *entry = lfirst(lc);
 
 		if (entry->tli == timeline->tli && entry->begin == timeline->begin)
-			end = XLogRecPtrIsInvalid(entry->end) ? GetXLogInsertRecPtr() : entry->end;
+			end = XLogRecPtrIsInvalid(entry->end) ? current_end(place) : entry->end;
 	}
 	return end;
 }
@@ -301,7 +314,7 @@ descends_from_us(const RelayPlace *place)
 PlaceRelation
 outbox_place_judge(const RelayPlace *place)
 {
-	XLogRecPtr	end = common_end(&place->timelines[0]);
+	XLogRecPtr	end = common_end(place);
 
 	if (XLogRecPtrIsInvalid(end))
 		return descends_from_us(place) ? PLACE_SUCCESSOR : PLACE_STRANGER;

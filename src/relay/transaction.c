@@ -49,11 +49,22 @@
 
 /* ---------------- life ---------------- */
 
+static void
+txn_unblock(RelayTxn *txn)
+{
+	if (txn->blocked != NULL)
+		pfree(txn->blocked);
+	txn->blocked = NULL;
+}
+
 void
 outbox_txn_producer_opened(RelayFlow *flow)
 {
 	if (outbox_producer_transactional_id(flow->producer) == NULL)
+	{
+		txn_unblock(&flow->txn);	/* the option was turned off */
 		return;
+	}
 	flow->txn.state = TXN_LOOKING;
 	outbox_producer_ask_places(flow->producer, false);
 }
@@ -101,8 +112,7 @@ txn_block(RelayFlow *flow, const char *reason, const char *hint)
 				 errmsg("stopped publishing to server \"%s\"", flow->server),
 				 errdetail_internal("%s.", reason),
 				 errhint("%s", hint)));
-		if (txn->blocked != NULL)
-			pfree(txn->blocked);
+		txn_unblock(txn);
 		txn->blocked = copy;
 	}
 	flow->producer_retry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BLOCKED_MS);
@@ -219,7 +229,8 @@ findings_add(RelayFlow *flow, Findings *found, const OutboxPlace *stored)
 /*
  * Two servers that cannot be told apart by their history, such as copies of one
  * data directory, can still be told by when they started.  Who had the name and
- * finds that somebody else has used it since leaves it to him.
+ * finds that somebody else has used it since leaves it to him.  A place that is not
+ * newer than ours says nothing: ours may have gone with the topic it was stored on.
  */
 static bool
 taken_by_twin(RelayFlow *flow, const RelayPlace *newest)
@@ -227,7 +238,7 @@ taken_by_twin(RelayFlow *flow, const RelayPlace *newest)
 	RelayPlace	own;
 
 	outbox_place_sign(&own);
-	return flow->txn.claimed && same_timeline(newest, &own) &&
+	return flow->txn.claimed && newest->number > flow->txn.number && same_timeline(newest, &own) &&
 		newest->server_start != PgStartTime && newest->server_start != flow->txn.holder;
 }
 
@@ -277,9 +288,7 @@ findings_use(RelayFlow *flow, const Findings *found)
 	keep_what_came_before(flow, found->ours.kept_lsn);
 	txn->holder = found->newest.server_start;
 	txn->claimed = true;
-	if (txn->blocked != NULL)
-		pfree(txn->blocked);
-	txn->blocked = NULL;
+	txn_unblock(txn);
 	if (found->newest.number > 0 &&
 		(found->newest.server_start != PgStartTime || !same_timeline(&found->newest, &own)))
 		txn->announce = MemoryContextStrdup(TopMemoryContext, found->topic);

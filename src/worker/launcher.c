@@ -20,6 +20,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -485,6 +486,8 @@ launcher_attach(void)
 			}
 		}
 	outbox_shared->launcher_pid = MyProcPid;
+	if (pg_atomic_read_u64(&outbox_shared->began) == InvalidXLogRecPtr)
+		pg_atomic_write_u64(&outbox_shared->began, GetXLogInsertRecPtr());
 	outbox_shared_unlock();
 	pg_atomic_write_u64(&outbox_shared->launcher_latch, (uint64) (uintptr_t) MyLatch);
 }

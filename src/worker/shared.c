@@ -89,6 +89,7 @@ shared_startup(void)
 		outbox_shared->lock = &(GetNamedLWLockTranche(TRANCHE_NAME))->lock;
 		ConditionVariableInit(&outbox_shared->changed);
 		pg_atomic_init_u64(&outbox_shared->launcher_latch, 0);
+		pg_atomic_init_u64(&outbox_shared->began, InvalidXLogRecPtr);
 		outbox_shared->launcher_refused = outbox_launcher_refused();
 		outbox_shared->ndatabases = max_databases;
 		for (int i = 0; i < max_databases; i++)
@@ -126,6 +127,12 @@ bool
 outbox_worker_available(void)
 {
 	return outbox_shared != NULL;
+}
+
+XLogRecPtr
+outbox_server_began(void)
+{
+	return outbox_shared ? pg_atomic_read_u64(&outbox_shared->began) : InvalidXLogRecPtr;
 }
 
 void

@@ -131,6 +131,7 @@ typedef struct OutboxShared
 	pg_atomic_uint64 launcher_latch;	/* atomic; Latch *, 0 if none */
 	pid_t		launcher_pid;	/* 0: it does not run */
 	bool		launcher_refused;	/* there was no slot for it; never changes */
+	pg_atomic_uint64 began;		/* atomic; outbox_server_began() */
 	bool		rescan;			/* launcher: look at pg_database again */
 	bool		full;			/* a database found no entry */
 	int			ndatabases;

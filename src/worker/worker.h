@@ -15,6 +15,7 @@
 
 #include "postgres.h"
 
+#include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 
 typedef enum OutboxWorkerKind
@@ -182,6 +183,12 @@ extern PGDLLEXPORT void outbox_worker_poke_at_commit(void);
 
 /* True if the library was preloaded, so that workers can exist. */
 extern bool outbox_worker_available(void);
+
+/*
+ * Where WAL ended when this server started, or last recovered from a crash, to
+ * within what was written until the launcher looked.
+ */
+extern XLogRecPtr outbox_server_began(void);
 
 extern void outbox_worker_init(void);
 

@@ -106,6 +106,8 @@ like(slurp_file($lagging->logfile), qr/not all that was published to server "kaf
 emit($new, 'f', 1, 5);
 is_soon($new, 'shop', $status, qr/a server that was promoted from this one publishes in its place, on timeline 3/, 'the former primary stops');
 arrived('without publishing');
+$new->safe_psql('shop', q(ALTER SERVER kafka OPTIONS (SET exactly_once 'false')));
+is_soon($new, 'shop', q(SELECT state, health FROM outbox.status WHERE kind = 'server' AND backlog = 0), 'publishing|ok', 'told to do without exactly once, it goes on, and its status says so');
 
 # A standby that lacks what the relay parked, though not the event itself, does not
 # go by the place that passes it.
