@@ -12,6 +12,10 @@
  * it happens under a connected consumer is noticed at the next look at the
  * partitions (anchor.c).
  *
+ * Kafka's transactions take up offsets that no record comes from.  Behind the last
+ * record they are passed when the consumer says that it has come to the end, so
+ * that nothing seems left to read, nor to be missing once it is removed.
+ *
  *-------------------------------------------------------------------------
  */
 #include "common/compat.h"
@@ -89,6 +93,8 @@ release_records(OutboxFeed *feed)
 		outbox_record_release(&feed->records[i]);
 	feed->nrecords = 0;
 	feed->bytes = 0;
+	for (int i = 0; i < feed->nparts; i++)
+		feed->parts[i].reached = -1;
 }
 
 void
@@ -608,6 +614,7 @@ take_record(OutboxFeed *feed, OutboxRecord *rec)
 			feed->nrecords++;
 			return true;
 		case OUTBOX_RECORD_EOF:
+			outbox_feed_partition(feed, rec->partition)->reached = rec->offset;
 			break;
 		case OUTBOX_RECORD_OUT_OF_RANGE:
 			if (feed->nrecords > 0)
@@ -668,14 +675,14 @@ apply_records(OutboxFeed *feed)
 }
 
 static void
-store_high(OutboxFeed *feed)
+store_end(OutboxFeed *feed)
 {
 	MemoryContext context;
 
 	if (GetCurrentTimestamp() < feed->next_high)
 		return;
 	context = outbox_transaction_begin();
-	outbox_offset_store_high(feed);
+	outbox_offset_store_end(feed);
 	outbox_transaction_commit(context);
 	feed->next_high = in_ms(HIGH_INTERVAL_MS);
 }
@@ -722,7 +729,7 @@ outbox_feed_step(OutboxFeed *feed)
 	retry_letters(feed);
 	if (feed->gone || feed->retry_at != 0)
 		return false;
-	store_high(feed);
+	store_end(feed);
 	set_waiting(feed, NULL);
 	return applied || feed->partial;
 }

@@ -28,6 +28,10 @@ typedef struct OutboxFeedPartition
 								 * with */
 	int64		high;			/* where the partition ended when that was
 								 * last stored, or -1 */
+	int64		reached;		/* the end that fetching has come to, or -1:
+								 * what is in front of it and not a record
+								 * here is a mark of a transaction, or was
+								 * aborted */
 	int64		last;			/* offset of the last record dealt with, or -1 */
 	int64		last_time_ms;
 	char		last_id[OUTBOX_ID_LENGTH];	/* its header id, cut off */
@@ -89,7 +93,7 @@ typedef struct OutboxFeed
 	OutboxFeedPartition *parts;
 	int64		anchor_ms;		/* see anchor.c; -1: none yet */
 	TimestampTz next_refresh;	/* of the list of partitions */
-	TimestampTz next_high;		/* storing of high watermarks */
+	TimestampTz next_high;		/* storing of the ends */
 
 	/* records that are not dealt with yet, and their fates */
 	int			nrecords;

@@ -51,6 +51,7 @@ outbox_offset_load(OutboxFeed *feed)
 		part->last_time_ms = outbox_statement_get_int8(i, 4, -1);
 		strlcpy(part->last_id, id ? id : "", OUTBOX_ID_LENGTH);
 		part->high = outbox_statement_get_int8(i, 6, -1);
+		part->reached = -1;
 	}
 	outbox_statement_end(&scope);
 }
@@ -241,27 +242,41 @@ outbox_offset_begin_anew(OutboxFeed *feed, const OutboxPartitionOffset *parts, i
 	outbox_statement_end(&scope);
 }
 
+/*
+ * What was gathered has to be dealt with first.
+ */
+static int64
+settled_up_to(const OutboxFeed *feed, const OutboxFeedPartition *part)
+{
+	return feed->nrecords > 0 ? part->next : Max(part->next, part->reached);
+}
+
 void
-outbox_offset_store_high(OutboxFeed *feed)
+outbox_offset_store_end(OutboxFeed *feed)
 {
 	static const char sql[] =
-	"UPDATE outbox._offset SET high_watermark = $3 WHERE (subscription, partition) IN ("
+	"UPDATE outbox._offset SET high_watermark = $3, next_offset = $5"
+	" WHERE (subscription, partition) IN ("
 	" SELECT subscription, partition FROM outbox._offset"
-	" WHERE subscription = $1 AND partition = $2 AND high_watermark IS DISTINCT FROM $3"
+	" WHERE subscription = $1 AND partition = $2 AND next_offset = $4"
+	" AND (high_watermark, next_offset) IS DISTINCT FROM ($3, $5)"
 	" FOR NO KEY UPDATE SKIP LOCKED)";
 	OutboxOwnerScope scope;
 
 	outbox_statement_begin(&scope);
 	for (int i = 0; i < feed->nparts; i++)
 	{
-		int32		partition = feed->parts[i].partition;
-		int64		high = outbox_consumer_high_watermark(feed->cons, feed->sub->topic, partition);
-		OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_int4(partition), sql_int8(high)};
+		OutboxFeedPartition *part = &feed->parts[i];
+		int64		high = outbox_consumer_high_watermark(feed->cons, feed->sub->topic, part->partition);
+		int64		next = settled_up_to(feed, part);
+		OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_int4(part->partition), sql_int8(high),
+		sql_int8(part->next), sql_int8(next)};
 
 		if (high < 0)
 			continue;
-		(void) outbox_statement_run(sql, lengthof(args), args);
-		feed->parts[i].high = high;
+		if (outbox_statement_run(sql, lengthof(args), args) == 1)
+			part->next = next;
+		part->high = high;
 	}
 	outbox_statement_end(&scope);
 }

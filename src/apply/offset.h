@@ -41,6 +41,10 @@ extern void outbox_offset_skip_lost(OutboxFeed *feed, const OutboxFeedPartition 
 extern void outbox_offset_begin_anew(OutboxFeed *feed, const OutboxPartitionOffset *parts,
 									 int nparts, const char *reason);
 
-extern void outbox_offset_store_high(OutboxFeed *feed);
+/*
+ * Store where the partitions end, and pass what is in front of that without being
+ * a record.  Rows that somebody has locked, or moved, are left alone.
+ */
+extern void outbox_offset_store_end(OutboxFeed *feed);
 
 #endif							/* OUTBOX_OFFSET_H */
