@@ -108,7 +108,9 @@ for my $case (
 	[ 'what is not in Kafka was handled', q(INSERT INTO handled VALUES (1, 1)), 'handler 1' ],
 	[ 'the source has what its account does not say', q(UPDATE image SET content = content || '{"n": 0}' WHERE key = '3'), 'account_wrong 1' ],
 	[ 'the account misses a change', q(DELETE FROM history WHERE key = '3' AND rev = 507), 'account_wrong 1' ],
-	[ 'lost history is none of Kafka\'s', q(UPDATE history SET lost = true WHERE xid = 510; DELETE FROM raw WHERE off BETWEEN 1000 AND 1050; DELETE FROM image), 'account_wrong 5' ])
+	[ 'lost history is none of Kafka\'s', q(UPDATE history SET lost = true WHERE xid = 510; DELETE FROM raw WHERE off BETWEEN 1000 AND 1050; DELETE FROM image), 'account_wrong 5' ],
+	[ 'a part of lost history is in Kafka', qq(UPDATE history SET lost = true WHERE xid = 510; DELETE FROM image;
+		UPDATE raw SET value = (SELECT value::jsonb || jsonb_build_object('rev', 1007, 'n', 19, 'body', 'b91') FROM raw WHERE $in_kafka AND off = 1008) WHERE $in_kafka AND off = 1008), 'account_wrong 5' ])
 {
 	my ($what, $change, $found) = @$case;
 

@@ -119,11 +119,12 @@ OR f.op = 'd' AND NOT EXISTS (
 OR f.op = 'r' AND NOT EXISTS (
 	SELECT FROM history AS h WHERE h.tbl = f.tbl AND h.key = f.key AND h.content = f.content);
 
--- What a transaction left of a key is not what its last event says.
+-- What a transaction left of a key is not what its last event says.  Of a transaction
+-- that was lost a part may have been sent.
 CREATE VIEW wrong AS
 SELECT e.tbl, e.key, e.era, e.xid, e.op, e.content, d.id, d.op AS delivered_op, d.content AS delivered_content
 FROM expected AS e JOIN delivered_end AS d USING (tbl, key, era, xid)
-WHERE e.op <> d.op OR e.content IS DISTINCT FROM d.content;
+WHERE NOT e.lost AND (e.op <> d.op OR e.content IS DISTINCT FROM d.content);
 
 -- First deliveries of a key not in the order in which its transactions committed, mixed,
 -- or with a version below that of an earlier one.

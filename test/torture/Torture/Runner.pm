@@ -368,7 +368,8 @@ END
 	return (@of_users, @of_orders);
 }
 
-# Processes that died of what we have not done to them, as the servers' logs say.
+# Processes that died of what we have not done to them, as the servers' logs say.  A
+# server that cannot write to a full disk ends itself.
 sub crashed
 {
 	my ($self) = @_;
@@ -379,7 +380,10 @@ sub crashed
 		my $new = $service->logged_since($self->{read}{ $service->{log} } // 0);
 
 		$self->{read}{ $service->{log} } = $service->log_size;
-		push @crashed, map { "$service->{name}: $_" } grep { /was terminated by signal (?!9:|2:|3:|15:)|TRAP: / } split /\n/, $new;
+		my %full = map { $_ => 1 } $new =~ /\[(\d+)\] PANIC: .*No space left on device/g;
+		push @crashed, map { "$service->{name}: $_" }
+		  grep { !/\(PID (\d+)\) was terminated by signal 6:/ || !$full{$1} }
+		  grep { /was terminated by signal (?!9:|2:|3:|15:)|TRAP: / } split /\n/, $new;
 	}
 	return @crashed;
 }
