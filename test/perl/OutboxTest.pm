@@ -57,6 +57,8 @@ sub timeout
 #
 # A new cluster, running unless start => 0.  It restarts after a crash, so that
 # workers can be killed, and restarts workers without much delay.
+my @nodes;
+
 sub outbox_node
 {
 	my ($name, %opt) = @_;
@@ -78,8 +80,24 @@ END
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'pg_outbox'\n")
 	  if $opt{preload} // 1;
 	$node->append_conf('postgresql.conf', "$opt{conf}\n") if defined $opt{conf};
+	push @nodes, $node;
 	$node->start if $opt{start} // 1;
 	return $node;
+}
+
+# Crash recovery would hide it.
+END
+{
+	my $status = $?;
+
+	for my $node (@nodes)
+	{
+		my $log = -e $node->logfile ? PostgreSQL::Test::Utils::slurp_file($node->logfile) : '';
+		next if $log !~ /^.*was terminated by signal (?:6|8|11)\b.*$/m;
+		Test::More::diag("a process of " . $node->name . " has crashed: $&");
+		$status ||= 1;
+	}
+	$? = $status;
 }
 
 # outbox_install(NODE, DB, BROKER, NAME => VALUE...)
