@@ -53,12 +53,12 @@ sub timeout
 # Servers
 # ---------------------------------------------------------------------------
 
+my @nodes;
+
 # outbox_node(NAME, conf => TEXT, preload => 0, streaming => 1, start => 0)
 #
 # A new cluster, running unless start => 0.  It restarts after a crash, so that
 # workers can be killed, and restarts workers without much delay.
-my @nodes;
-
 sub outbox_node
 {
 	my ($name, %opt) = @_;
