@@ -319,6 +319,8 @@ END
 	my $source = $users->sql("SELECT string_agg(x::text, ' ' ORDER BY t) FROM ($rows) AS x") // return "users: $users->{error}";
 	my $replica = $orders->sql("SELECT string_agg(x::text, ' ' ORDER BY t) FROM ($rows) AS x") // return "orders: $orders->{error}";
 	return "replicas: source $source, replica $replica" if $source ne $replica;
+	my $letters = $orders->sql(q(SELECT count(*) FROM outbox._dead_letter WHERE state NOT IN ('done', 'discarded'))) // return "orders: $orders->{error}";
+	return "$letters dead letters" if $letters > 0;
 	return;
 }
 
@@ -336,6 +338,8 @@ sub converge
 			$round->{left} = $left;
 			return;
 		}
+		# an event that a fault killed the applier with becomes one at its next start
+		$self->mend_letters if $left =~ /dead letters/;
 		sleep 0.3;
 	}
 	$round->{converged} = time - $begun;
