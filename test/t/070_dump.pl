@@ -123,7 +123,7 @@ sub restored
 			't', 'a dead letter knows its table');
 		is( $where->safe_psql($db, 'SELECT f.target, m.target, m.version FROM outbox._floor AS f, outbox._mark AS m'),
 			'replica|replica|2', 'floor and marks of a replica that exists');
-		is( $where->safe_psql($db, q(SELECT count(*) FROM outbox._workers() WHERE waiting_for ~ '^resume: this database is a copy of another')),
+		is_soon($where, $db, q(SELECT count(*) FROM outbox._workers() WHERE waiting_for ~ '^resume: this database is a copy of another'),
 			'2', 'it waits for resume()');
 		$where->safe_psql($db, 'UPDATE counter SET n = 100 WHERE id = 1');    # before anything is sent
 		($rc, $out, $err) = $where->psql($db, 'SELECT outbox.resume()');
