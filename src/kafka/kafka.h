@@ -168,8 +168,7 @@ typedef enum OutboxTxnCall
 {
 	OUTBOX_TXN_CLAIM,
 	OUTBOX_TXN_STORE,			/* of a place, on a topic */
-	OUTBOX_TXN_COMMIT,
-	OUTBOX_TXN_ABORT
+	OUTBOX_TXN_COMMIT
 } OutboxTxnCall;
 
 typedef struct OutboxPlace

@@ -91,8 +91,6 @@ call_once(TxnCall *call)
 			return call_store(call);
 		case OUTBOX_TXN_COMMIT:
 			return rd_kafka_commit_transaction(call->rk, STEP_MS);
-		case OUTBOX_TXN_ABORT:
-			return rd_kafka_abort_transaction(call->rk, STEP_MS);
 	}
 	return NULL;
 }
