@@ -64,12 +64,18 @@ sub hold_writers
 }
 
 # Every writer's last session has ended.
+sub held
+{
+	my ($t) = @_;
+	return !grep { !-e "$t->{world}{work}/held.$_" } 1 .. @{ $t->{writers} };
+}
+
 sub await_held
 {
 	my ($t) = @_;
 	my $until = time + 60;
 
-	while (grep { !-e "$t->{world}{work}/held.$_" } 1 .. @{ $t->{writers} })
+	until (held($t))
 	{
 		die "a writer does not pause\n" if time > $until;
 		sleep 0.05;

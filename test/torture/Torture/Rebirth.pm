@@ -3,6 +3,11 @@
 # What the old one had and the new one has not is lost history: the oracle takes it
 # from the old one before that is removed, and the source's rows are the truth from
 # then on.  Faults of users end an era (see users.sql).
+#
+# With Kafka transactions nothing may be sent twice all the same, so the source is
+# treated as whoever needs that is told to: only what a standby has is published, a
+# backup is recovered to a moment that it had, and a database is dumped when it has
+# sent everything.
 
 package Torture::Rebirth;
 
@@ -14,6 +19,8 @@ use OutboxRun;
 use Torture::Load;
 use Torture::Service;
 use Time::HiRes qw(sleep time);
+
+use constant DRAIN_SECONDS => 30;
 
 # A program of PostgreSQL's that works on a server, which may die meanwhile, of what
 # was done to it before: then once more.
@@ -126,8 +133,12 @@ sub dump_users
 {
 	my ($t, $random) = @_;
 	my $users = $t->{users};
-	my $file  = dump_database($t, $users);
 
+	$t->drain(DRAIN_SECONDS) if $t->{mode} eq 'exactly_once';
+	my $file = eval { dump_database($t, $users) };
+	my $problem = $@;
+	Torture::Load::release_writers($t);
+	die $problem if !defined $file;
 	return {
 		hold => $random->(2, 6),
 		heal => sub {
@@ -212,6 +223,7 @@ sub restore_to_moment
 	my ($t, $service, $dir, $archive, $random) = @_;
 
 	$service->start;
+	$t->{standby}->stop('fast') if $t->{standby};    # and from now on nothing is published
 	my $moment = archive_end($t, $service, $archive);
 	sleep $random->(5, 20) / 10;    # what comes now is lost
 	Torture::Load::hold_writers($t) if $service == $t->{users};
@@ -236,10 +248,12 @@ sub pitr
 	my $archive = archive_begin($t, $service);
 
 	base_backup($t, $service, $dir);
+	follow($t) if $service == $t->{users} && $t->{mode} eq 'exactly_once';
 	return {
 		hold => $random->(2, 6),
 		heal => sub {
 			restore_to_moment($t, $service, $dir, $archive, $random);
+			File::Path::remove_tree((delete $t->{standby})->{data}) if $t->{standby};
 			new_history($t) if $service == $t->{users};
 			return;
 		} };
@@ -266,12 +280,24 @@ END
 	return $standby;
 }
 
+# A standby follows users; with Kafka transactions what it lacks is not published.
+sub follow
+{
+	my ($t) = @_;
+
+	$t->{standby} = make_standby($t);
+	return if $t->{mode} ne 'exactly_once';
+	return if $t->{users}->set('pg_outbox.wait_for_standbys' => 1);
+	(delete $t->{standby})->stop('fast');
+	die "the setting could not be written\n";
+}
+
 # The standby takes the primary's place, without what the primary did since the
 # standby was stopped.
 sub promote
 {
-	my ($t, $standby, $random) = @_;
-	my $users = $t->{users};
+	my ($t, $random) = @_;
+	my ($users, $standby) = @{$t}{qw(users standby)};
 
 	$users->start;
 	$standby->stop('fast');
@@ -293,13 +319,12 @@ sub promote
 sub promotion
 {
 	my ($t, $random) = @_;
-	my $standby = make_standby($t);
 
-	$t->{standby} = $standby;
+	follow($t);
 	return {
 		hold => $random->(3, 8),
 		heal => sub {
-			promote($t, $standby, $random);
+			promote($t, $random);
 			delete $t->{standby};
 			return;
 		} };

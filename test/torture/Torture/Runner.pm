@@ -140,7 +140,7 @@ sub run_round
 
 	@{$round}{qw(faults missed begun)} = ({}, 0, time);
 	$self->{hung} = [];
-	my $era = $self->{era};
+	$self->{round} = $round;
 	$self->note("round $round->{number}");
 	$self->{pending} = [];
 	Torture::Load::start_writers($self, @{ $round->{writers} });
@@ -157,7 +157,6 @@ sub run_round
 	$self->mend_letters if delete $self->{letters};
 	$self->converge($round);
 	$self->judge($round);
-	$round->{history_lost} = $self->{era} != $era;
 	return;
 }
 
@@ -294,23 +293,53 @@ sub mend_letters
 # Quiet
 # ---------------------------------------------------------------------------
 
-# What is not done yet: the first thing found, or undef.
-sub unfinished
+# What users has not sent yet: the first thing found, or ''.
+sub unsent
 {
 	my ($self) = @_;
-	my ($users, $orders) = @{$self}{qw(users orders)};
-	my $segments = 3 * SEGMENT_MB * 1024 * 1024;
-	my $state = $users->sql(<<"END") // return "users: $users->{error}";
+	my $users = $self->{users};
+
+	return $users->sql(<<'END') // $users->{error};
 SELECT CASE
 	WHEN (SELECT count(*) FROM pg_stat_activity WHERE application_name = 'psql' AND query ~ 'work_bulk' AND pid <> pg_backend_pid()) > 0 THEN 'a bulk statement runs'
 	WHEN (SELECT coalesce(sum(events), 0) FROM outbox._backlog()) > 0 THEN 'events in the log'
 	WHEN (SELECT count(*) FROM outbox._parked) > 0 THEN 'parked events'
 	WHEN (SELECT count(*) FROM outbox._unrecorded) > 0 THEN 'unrecorded changes'
 	WHEN (SELECT count(*) FROM outbox.copies WHERE state = 'running') > 0 THEN 'a copy'
-	WHEN (SELECT bytes FROM outbox.stat_log) > $segments THEN 'the log takes ' || (SELECT bytes FROM outbox.stat_log)
 	ELSE '' END
 END
+}
+
+# Hold writers until everything is sent; other faults come to their end meanwhile.
+sub drain
+{
+	my ($self, $seconds) = @_;
+	my $until = time + $seconds;
+
+	Torture::Load::hold_writers($self);
+	until (Torture::Load::held($self) && !Torture::Service::leaving() && $self->unsent eq '')
+	{
+		if (time > $until)
+		{
+			Torture::Load::release_writers($self);
+			die "not everything is sent\n";
+		}
+		$self->wait_for_time($self->{round}, time + 0.2);
+	}
+	return;
+}
+
+# What is not done yet: the first thing found, or undef.
+sub unfinished
+{
+	my ($self) = @_;
+	my ($users, $orders) = @{$self}{qw(users orders)};
+	my $segments = 3 * SEGMENT_MB * 1024 * 1024;
+	my $state = $self->unsent;
+
 	return "users: $state" if $state ne '';
+	my $bytes = $users->sql('SELECT bytes FROM outbox.stat_log') // return "users: $users->{error}";
+	return "users: the log takes $bytes" if $bytes > $segments;
 
 	my $rows = join ' UNION ALL ', map {
 		my $key = $_ eq 'item' ? "a || ' ' || b" : 'id::text';

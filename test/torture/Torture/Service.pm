@@ -333,6 +333,13 @@ sub reap
 	return;
 }
 
+# How many have not ended.
+sub leaving
+{
+	reap();
+	return scalar @leaving;
+}
+
 # Process id of a worker (relay, applier, launcher) or of a session by its
 # application_name; undef if there is none.
 sub pid_of

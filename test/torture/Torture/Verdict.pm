@@ -26,8 +26,8 @@ sub new
 	return bless { %opt, faults => {}, figures => {}, rounds => 0, bad => 0, missed => 0, seconds => [] }, $class;
 }
 
-# One round's results: number, history_lost, faults (name -> count), missed, figures, converged: in how many seconds
-# (undef: it did not).
+# One round's results: number, faults (name -> count), missed, figures, converged: in how
+# many seconds (undef: it did not).
 sub add
 {
 	my ($self, $round) = @_;
@@ -47,9 +47,7 @@ sub faulty
 	my ($self, $round) = @_;
 	my @wrong = map { $_->[0] } grep { $round->{figures}{ $_->[0] } } @MUST_BE_ZERO;
 
-	# a server that has not all of the history does not know all that was sent
-	push @wrong, 'repeated'
-	  if $self->{mode} eq 'exactly_once' && $round->{figures}{repeated} && !$round->{history_lost};
+	push @wrong, 'repeated' if $self->{mode} eq 'exactly_once' && $round->{figures}{repeated};
 	push @wrong, 'converge' if !defined $round->{converged};
 	return @wrong;
 }
