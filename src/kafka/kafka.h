@@ -109,14 +109,15 @@ extern void outbox_producer_forget_topic(OutboxProducer *prod, const char *topic
 
 /*
  * Take that look now, before a transaction begins: it waits for the brokers'
- * answer, 100 ms at most, and at most once a second.  False if a transactional
- * producer had better send nothing there.
+ * answer, 100 ms at most, and at most once a second; where they were silent, not
+ * for another topic either for a second.  False if a transactional producer had
+ * better send nothing there.
  */
 extern bool outbox_producer_refresh_topic(OutboxProducer *prod, const char *topic);
 
 /*
  * How many partitions the topic has, for messages that name theirs.  Asks the
- * brokers unless it has done so within the last second: waits 100 ms at most,
+ * brokers unless it has done so within the last second: waits as that look does,
  * so not in a transaction.  OK, FAULT_TOPIC with the reason in
  * outbox_producer_error(), or FULL where that is not known now: try again later.
  */

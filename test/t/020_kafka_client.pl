@@ -231,6 +231,26 @@ unlike($answer, qr/secret/, 'a secret is not shown in a reason');
 like($answer, qr/\*\*\*\*/, 'but struck out');
 unlike(slurp_file($node->logfile), qr/LOG:.*secret\.invalid/, 'nor in the log');
 
+# Brokers that say nothing are waited for once, not once for each topic.
+my $silent = outbox_broker(mock => 1, topics => { one => 1, three => 3 });
+@lines = split /\n/, session(<<"END");
+SELECT tk.producer_open('bootstrap.servers=$silent->{bootstrap}') \\g /dev/null
+SELECT tk.state(true);
+SELECT tk.send('one', 'k', 'v', NULL, 1);
+SELECT tk.summary(1);
+\\! kill -STOP $silent->{pid}
+SELECT clock_timestamp() AS begun \\gset
+SELECT string_agg(DISTINCT tk.copies('t' || g), ' ') FROM generate_series(1, 40) g;
+SELECT extract(epoch FROM clock_timestamp() - :'begun');
+\\! kill -CONT $silent->{pid}
+DO 'BEGIN WHILE tk.copies(''three'') <> ''3'' LOOP PERFORM pg_sleep(0.02); END LOOP; END';
+SELECT tk.copies('three');
+SELECT tk.producer_close() \\g /dev/null
+END
+is(join(' ', @lines[ 1 .. 3 ]), 'ok ok 1..1 full', 'partitions cannot be told while brokers say nothing');
+cmp_ok($lines[4], '<', 2, 'which is waited for once');
+is($lines[5], '3', 'and are told when brokers answer again');
+
 # Backends that leave with a producer and a consumer alive do not take the
 # server with them.
 for my $round (1 .. 5)

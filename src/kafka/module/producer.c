@@ -69,6 +69,8 @@ struct OutboxProducer
 	size_t		batch_bytes;	/* largest batch of several messages */
 	bool		alone;			/* every batch is a single message */
 	bool		narrowing;		/* has asked for smaller batches already */
+	TimestampTz silent_at;		/* brokers did not tell of a topic in time; 0:
+								 * they did when asked last */
 	char		error[ERROR_SIZE];	/* of the last send */
 };
 
@@ -314,6 +316,16 @@ topic_find(OutboxProducer *prod, const char *name)
 }
 
 /*
+ * How long to wait for what brokers say of a topic.  If they do not answer they
+ * will not for the next one either: they are waited for once, not for each.
+ */
+static int
+topic_patience(const OutboxProducer *prod, TimestampTz now)
+{
+	return TimestampDifferenceExceeds(prod->silent_at, now, TOPIC_REFRESH_MS) ? TOPIC_WAIT_MS : 0;
+}
+
+/*
  * Left alone, the library would ask after a missing topic again only every few
  * minutes.  Ask now, and wait a little, so that the message at hand profits.
  */
@@ -322,14 +334,20 @@ topic_refresh(OutboxProducer *prod, TopicEntry *topic)
 {
 	const struct rd_kafka_metadata *md;
 	TimestampTz now = GetCurrentTimestamp();
+	int			patience = topic_patience(prod, now);
 
 	if (!TimestampDifferenceExceeds(topic->refreshed_at, now, TOPIC_REFRESH_MS))
 		return;
 	topic->refreshed_at = now;
 	topic->npartitions = 0;
-	if (rd_kafka_metadata(prod->client.rk, 0, topic->rkt, &md, TOPIC_WAIT_MS) !=
+	if (rd_kafka_metadata(prod->client.rk, 0, topic->rkt, &md, patience) !=
 		RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		if (patience > 0)
+			prod->silent_at = GetCurrentTimestamp();
 		return;
+	}
+	prod->silent_at = 0;
 	topic->err = md->topic_cnt == 1 ? md->topics[0].err :
 		RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
 	topic->faulty = topic->err != RD_KAFKA_RESP_ERR_NO_ERROR;

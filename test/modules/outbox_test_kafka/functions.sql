@@ -39,6 +39,9 @@ LANGUAGE sql AS $$
 	FROM (SELECT fault, min(tag) AS lo, max(tag) AS hi FROM tk.reports(wanted, timeout_ms)
 		GROUP BY fault) s
 $$;
+-- how many partitions the producer finds, or why it cannot tell
+CREATE FUNCTION tk.copies(topic text) RETURNS text
+AS 'outbox_test_kafka', 'test_producer_partitions' LANGUAGE C STRICT;
 CREATE FUNCTION tk.producer_close(timeout_ms integer DEFAULT 1000) RETURNS void
 AS 'outbox_test_kafka', 'test_producer_close' LANGUAGE C STRICT;
 

@@ -46,6 +46,7 @@ PG_FUNCTION_INFO_V1(test_producer_burst);
 PG_FUNCTION_INFO_V1(test_producer_reports);
 PG_FUNCTION_INFO_V1(test_producer_bench);
 PG_FUNCTION_INFO_V1(test_producer_state);
+PG_FUNCTION_INFO_V1(test_producer_partitions);
 PG_FUNCTION_INFO_V1(test_producer_close);
 PG_FUNCTION_INFO_V1(test_consumer_open);
 PG_FUNCTION_INFO_V1(test_consumer_partitions);
@@ -372,6 +373,18 @@ test_producer_state(PG_FUNCTION_ARGS)
 											  connected ? "connected" : reason,
 											  api->producer_in_flight(producer),
 											  dropped)));
+}
+
+Datum
+test_producer_partitions(PG_FUNCTION_ARGS)
+{
+	int32		npartitions;
+	OutboxKafkaFault fault = api->producer_partitions(producer, text_to_cstring(PG_GETARG_TEXT_PP(0)),
+													  &npartitions);
+
+	if (fault == OUTBOX_KAFKA_OK)
+		PG_RETURN_TEXT_P(cstring_to_text(psprintf("%d", npartitions)));
+	PG_RETURN_TEXT_P(cstring_to_text(fault_names[fault]));
 }
 
 Datum
