@@ -81,7 +81,7 @@ typedef struct RelayTopic
 	struct RelayFlow *flow;
 	int32		index;			/* in the flow's list; names it in tags */
 	int32		stream;			/* outbox._stream.id, 0: no row yet */
-	TimestampTz row_retry;		/* next attempt to make one */
+	TimestampTz row_retry;		/* not before this: make one, or store in it */
 	TopicState	state;
 	bool		changed;		/* state must be stored by the next settlement */
 	char	   *reason;			/* why it is stopped */
@@ -364,7 +364,7 @@ extern bool outbox_topic_parks(const RelayTopic *topic);
 extern void outbox_topic_park(RelayTopic *topic, ParkBatch *batch, int64 stamp,
 							  const OutboxEvent *ev);
 extern void outbox_topics_make_rows(RelayFlow *flow);
-extern bool outbox_topic_unstored(const RelayTopic *topic);
+extern bool outbox_topic_store_due(const RelayTopic *topic);
 extern void outbox_topic_store(RelayTopic *topic);
 extern void outbox_topics_load(RelayFlow *flow);
 extern TimestampTz outbox_topics_next_retry(RelayFlow *flow);

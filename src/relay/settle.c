@@ -255,7 +255,7 @@ outbox_flow_settle_due(RelayFlow *flow)
 	if (only_batches_ended(flow))
 		position_move(flow, flow->head);
 	foreach(lc, flow->topic_list)
-		if (outbox_topic_unstored(lfirst(lc)))
+		if (outbox_topic_store_due(lfirst(lc)))
 		return true;
 
 	end = settled_end(flow);

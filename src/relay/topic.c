@@ -28,7 +28,7 @@
 
 #define RETRY_MIN_MS 1000
 #define RETRY_MAX_MS 60000
-#define ROW_RETRY_MS 500		/* while somebody else inserts the topic's row */
+#define ROW_RETRY_MS 500		/* while somebody else has the topic's row */
 #define DRAIN_PAGE 2000			/* parked events read at once, */
 #define DRAIN_BYTES (4 * 1024 * 1024)	/* and about so much of them */
 
@@ -165,6 +165,12 @@ row_make(RelayTopic *topic)
 	outbox_sql_end();
 }
 
+static void
+row_postpone(RelayTopic *topic)
+{
+	topic->row_retry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROW_RETRY_MS);
+}
+
 /*
  * Somebody may be publishing to the same new topic in a transaction that he
  * leaves open: whoever inserts the row then waits for him.  We do not; the topic
@@ -194,7 +200,8 @@ row_try(RelayTopic *topic)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(oldcontext);
-	topic->row_retry = GetCurrentTimestamp() + ROW_RETRY_MS * 1000L;
+	if (topic->stream == 0)
+		row_postpone(topic);
 }
 
 /*
@@ -217,12 +224,13 @@ outbox_topics_make_rows(RelayFlow *flow)
 }
 
 /*
- * Is there something to store, and a row to store it in?
+ * Is there something to store, and a row to store it in, which nobody had when
+ * that was tried just now?
  */
 bool
-outbox_topic_unstored(const RelayTopic *topic)
+outbox_topic_store_due(const RelayTopic *topic)
 {
-	return topic->changed && topic->stream != 0;
+	return topic->changed && topic->stream != 0 && GetCurrentTimestamp() >= topic->row_retry;
 }
 
 /*
@@ -238,7 +246,7 @@ outbox_topic_store(RelayTopic *topic)
 	Datum		values[3];
 	char		nulls[3] = {' ', ' ', ' '};
 
-	if (!outbox_topic_unstored(topic))
+	if (!topic->changed || topic->stream == 0)
 		return;
 	values[0] = Int32GetDatum(topic->stream);
 	values[1] = CStringGetTextDatum(topic->state == TOPIC_LIVE ? "live" : "stopped");
@@ -253,6 +261,8 @@ outbox_topic_store(RelayTopic *topic)
 					   " WHERE s.id = l.id", 3, types, values, nulls);
 	if (SPI_processed == 1)
 		topic->changed = false;
+	else
+		row_postpone(topic);
 	outbox_sql_end();
 }
 

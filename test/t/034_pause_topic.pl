@@ -99,6 +99,12 @@ topic_wait($mock, 't', 4);
 $node->safe_psql('late', "SELECT outbox.emit('u', 'k', g::text) FROM generate_series(1, 3) g");
 topic_wait($mock, 'u', 3);
 is_soon($node, 'late', 'SELECT backlog_events FROM outbox.stat_servers', '0', 'others flow and are settled');
+# nor is its server settled in each turn in which there is something for another
+my $settlements = q(SELECT count(*) FROM (TABLE outbox._position_0 UNION ALL TABLE outbox._position_1) p WHERE server = 'kafka');
+$node->safe_psql('late', qq(CREATE SERVER second FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" '$mock->{bootstrap}')));
+my $settled = $node->safe_psql('late', $settlements);
+run_pgbench($node, 'late', "SELECT outbox.emit('w', 'k', 'x', server => 'second');\n", clients => 1, transactions => 500);
+cmp_ok($node->safe_psql('late', $settlements) - $settled, '<', 50, 'what cannot be stored is tried again after a while');
 $idle->query_safe('COMMIT');
 $idle->quit;
 is_soon($node, 'late', "SELECT state FROM outbox.stat_topics WHERE topic = 't'", 'paused', 'it is paused at the end');
