@@ -163,6 +163,21 @@ outbox_fault_hit(const char *name)
 						what, name)));
 }
 
+bool
+outbox_fault_refuses(const char *name)
+{
+	char		action[32];
+
+	if (fault_setting == NULL || !fault_lookup(name, action, sizeof(action)))
+		return false;
+	if (strcmp(action, "refuse") != 0 &&
+		(strcmp(action, "once-refuse") != 0 || !fault_first_hit(name)))
+		return false;
+	ereport(LOG,
+			(errmsg("fault point \"%s\" is hit: refuse", name)));
+	return true;
+}
+
 void
 outbox_fault_init(void)
 {

@@ -14,6 +14,7 @@
  *	  wait		the process waits at the point, processing interrupts, until
  *				the setting no longer says so
  *	  full		raise the error of a full disk (53100) at the point
+ *	  refuse	what the point asks for is refused (OUTBOX_FAULT_REFUSES only)
  *	  overflow	the process writes behind a block of memory, for "make
  *				check-memory" to prove that it would notice
  *	  once-X	action X, but only for the first hit of this process
@@ -33,9 +34,12 @@
 
 #ifdef OUTBOX_FAULT_POINTS
 extern void outbox_fault_hit(const char *name);
+extern bool outbox_fault_refuses(const char *name);
 #define OUTBOX_FAULT(name) outbox_fault_hit(name)
+#define OUTBOX_FAULT_REFUSES(name) outbox_fault_refuses(name)
 #else
 #define OUTBOX_FAULT(name) ((void) 0)
+#define OUTBOX_FAULT_REFUSES(name) false
 #endif
 
 extern void outbox_fault_init(void);

@@ -20,6 +20,8 @@
 #include "common/compat.h"
 #include "relay/flow.h"
 
+#include "common/fault.h"
+
 void
 outbox_broadcast_reset(RelayBroadcast *copies)
 {
@@ -49,9 +51,14 @@ outbox_broadcast_send(RelayTopic *topic, const OutboxEvent *ev, uint64 tag,
 	Assert(copies->npartitions > 0);
 	for (; copies->next < copies->npartitions; copies->next++)
 	{
-		OutboxKafkaFault fault = outbox_send_copy(topic->flow, topic->name, ev,
-												  copies->next, copies->npartitions, tag);
+		OutboxKafkaFault fault;
 
+		if (copies->next > 0 && OUTBOX_FAULT_REFUSES("relay.copy_refused"))
+			return OUTBOX_KAFKA_FAULT_TOPIC;
+		if (copies->next > 0 && OUTBOX_FAULT_REFUSES("relay.copy_waits"))
+			return OUTBOX_KAFKA_FULL;
+		fault = outbox_send_copy(topic->flow, topic->name, ev,
+								 copies->next, copies->npartitions, tag);
 		if (fault != OUTBOX_KAFKA_OK)
 			return fault;
 		(*nsent)++;

@@ -361,6 +361,7 @@ extern bool outbox_topic_run(RelayTopic *topic);
 extern bool outbox_topics_may_run(RelayFlow *flow);
 extern void outbox_topic_delivery(RelayTopic *topic, const OutboxDelivery *delivery);
 extern bool outbox_topic_parks(const RelayTopic *topic);
+extern bool outbox_topic_amid_copies(const RelayTopic *topic);
 extern void outbox_topic_park(RelayTopic *topic, ParkBatch *batch, int64 stamp,
 							  const OutboxEvent *ev);
 extern void outbox_topics_make_rows(RelayFlow *flow);

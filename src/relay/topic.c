@@ -277,6 +277,20 @@ outbox_topic_park(RelayTopic *topic, ParkBatch *batch, int64 stamp, const Outbox
 }
 
 /*
+ * Copies of a parked event that are in a Kafka transaction must not be committed
+ * without the others.
+ */
+static void
+topic_pause(RelayTopic *topic)
+{
+	RelayFlow  *flow = topic->flow;
+
+	flow->producer_broken |= flow->txn.state != TXN_NONE && outbox_topic_amid_copies(topic);
+	topic->state = TOPIC_PAUSED;
+	topic->changed = false;
+}
+
+/*
  * Take over what the table says: at start, and when somebody paused or
  * resumed a topic.  A relay that ended before it could store that a topic was
  * stopped, see outbox_topic_store(), has left parked events of a live one.  Inside
@@ -309,10 +323,7 @@ outbox_topics_load(RelayFlow *flow)
 
 		topic->stream = DatumGetInt32(SPI_getbinval(tup, desc, 2, &isnull));
 		if (strcmp(state, "paused") == 0)
-		{
-			topic->state = TOPIC_PAUSED;
-			topic->changed = false;
-		}
+			topic_pause(topic);
 		else if (topic->state == TOPIC_PAUSED ||
 				 (strcmp(state, "stopped") == 0 && topic->state == TOPIC_LIVE &&
 				  (first || !topic->changed)))
@@ -329,6 +340,17 @@ outbox_topics_load(RelayFlow *flow)
 }
 
 /* ---------------- sending what is parked ---------------- */
+
+/*
+ * Have some partitions got their copies of a parked event, and are others to
+ * get theirs?
+ */
+bool
+outbox_topic_amid_copies(const RelayTopic *topic)
+{
+	return (topic->state == TOPIC_PROBING || topic->state == TOPIC_DRAINING) &&
+		topic->drain_copies.next > 0;
+}
 
 void
 outbox_topic_delivery(RelayTopic *topic, const OutboxDelivery *delivery)

@@ -423,13 +423,8 @@ amid_copies(const RelayFlow *flow)
 	if (flow->sent < flow->tail && outbox_entry_begun(&flow->ring[flow->sent % FLOW_RING_SIZE]))
 		return true;
 	foreach(lc, flow->topic_list)
-	{
-		const RelayTopic *topic = lfirst(lc);
-
-		if ((topic->state == TOPIC_PROBING || topic->state == TOPIC_DRAINING) &&
-			topic->drain_copies.next > 0)
-			return true;
-	}
+		if (outbox_topic_amid_copies(lfirst(lc)))
+		return true;
 	return false;
 }
 
