@@ -96,7 +96,7 @@ refuse_partition(const CapturedPublication *pub, Relation rel)
 					RelationGetRelationName(rel)),
 			 errdetail("The event of a TRUNCATE speaks of all rows of publication \"%s\".",
 					   pub->name),
-			 errhint("Use DELETE for the partition, or TRUNCATE \"%s\" alone.",
+			 errhint("Use DELETE for the partition, or TRUNCATE \"%s\", with its partitions behind it if they are named.",
 					 get_rel_name(pub->root))));
 }
 
