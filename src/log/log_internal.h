@@ -21,7 +21,7 @@
 #define LOG_NATTS 4
 
 extern Oid	outbox_segment_table(int segment);
-extern Oid	outbox_segment_index(int segment);
+extern Relation outbox_segment_open_index(Relation rel);
 extern void outbox_table_empty(Relation rel);
 extern bool outbox_table_has_blocks(Oid relid, BlockNumber nblocks);
 

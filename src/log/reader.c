@@ -242,7 +242,7 @@ static void
 collect_segment(Collector *col, int segment)
 {
 	Relation	rel = table_open(outbox_segment_table(segment), AccessShareLock);
-	Relation	index = index_open(outbox_segment_index(segment), AccessShareLock);
+	Relation	index = outbox_segment_open_index(rel);
 
 	col->segment = segment;
 	if (RelationGetNumberOfBlocks(rel) > 0)

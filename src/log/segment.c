@@ -32,6 +32,7 @@
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/index.h"
+#include "catalog/pg_am.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
 #include "pgstat.h"
@@ -58,12 +59,56 @@ outbox_segment_table(int segment)
 	return outbox_relation_oid(names[segment]);
 }
 
-Oid
-outbox_segment_index(int segment)
+/*
+ * Is it the index on xid, or one that REINDEX CONCURRENTLY builds to take its
+ * place?  What else somebody creates on a segment is not kept.
+ */
+static bool
+index_is_ours(Relation index)
 {
-	static const char *const names[OUTBOX_LOG_SEGMENTS] = {"_log_0_xid_idx", "_log_1_xid_idx", "_log_2_xid_idx"};
+	return index->rd_rel->relam == BTREE_AM_OID &&
+		index->rd_index->indnatts == 1 &&
+		index->rd_index->indkey.values[0] == LOG_XID + 1 &&
+		RelationGetIndexPredicate(index) == NIL;
+}
 
-	return outbox_relation_oid(names[segment]);
+pg_noreturn static void
+index_missing(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("relation \"%s.%s\" has no valid index on column \"xid\"",
+					OUTBOX_SCHEMA, RelationGetRelationName(rel)),
+			 errhint("Run CREATE INDEX ON %s.%s (xid).",
+					 OUTBOX_SCHEMA, RelationGetRelationName(rel))));
+}
+
+/*
+ * The index to read a segment by.  Not by its name: that moves to another one
+ * with REINDEX CONCURRENTLY, of which only the relation's own list is told.
+ */
+Relation
+outbox_segment_open_index(Relation rel)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	Relation	found = NULL;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indisvalid && index_is_ours(index))
+		{
+			found = index;
+			break;
+		}
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+	if (found == NULL)
+		index_missing(rel);
+	return found;
 }
 
 int
@@ -73,12 +118,49 @@ outbox_segment_current(void)
 				  OUTBOX_LOG_SEGMENTS);
 }
 
+/*
+ * False if the index does not take entries yet, or not any more.
+ */
+static bool
+index_add(Relation rel, Relation index, Datum *values, bool *nulls, HeapTuple tup)
+{
+	IndexInfo  *info = BuildIndexInfo(index);
+	bool		ready = info->ii_ReadyForInserts;
+
+	if (ready)
+		index_insert(index, values, nulls, &tup->t_self, rel, UNIQUE_CHECK_NO,
+					 false, info);
+	pfree(info);
+	return ready;
+}
+
+/*
+ * More than one takes entries while REINDEX CONCURRENTLY builds another.
+ */
+static void
+indexes_add(Relation rel, Datum *values, bool *nulls, HeapTuple tup)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	bool		added = false;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), RowExclusiveLock);
+
+		if (index_is_ours(index))
+			added |= index_add(rel, index, values, nulls, tup);
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+	if (!added)
+		index_missing(rel);
+}
+
 void
 outbox_segment_write(int segment, uint64 xid, int64 id, int64 stamp, bytea *events)
 {
 	Relation	rel = table_open(outbox_segment_table(segment), RowExclusiveLock);
-	Relation	index = index_open(outbox_segment_index(segment), RowExclusiveLock);
-	IndexInfo  *info = BuildIndexInfo(index);
 	Datum		values[LOG_NATTS];
 	bool		nulls[LOG_NATTS] = {false};
 	HeapTuple	tup;
@@ -91,13 +173,10 @@ outbox_segment_write(int segment, uint64 xid, int64 id, int64 stamp, bytea *even
 
 	tup = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 	heap_insert(rel, tup, GetCurrentCommandId(true), HEAP_INSERT_NO_LOGICAL, NULL);
-	index_insert(index, values, nulls, &tup->t_self, rel, UNIQUE_CHECK_NO,
-				 false, info);
+	indexes_add(rel, values, nulls, tup);
 	pgstat_count_heap_insert(rel, 1);
 
 	heap_freetuple(tup);
-	pfree(info);
-	index_close(index, NoLock);
 	table_close(rel, NoLock);
 }
 
@@ -163,7 +242,7 @@ bool
 outbox_segment_settled(int segment, OutboxSnapshot *const *bases, int nbases)
 {
 	Relation	rel = table_open(outbox_segment_table(segment), AccessShareLock);
-	Relation	index = index_open(outbox_segment_index(segment), AccessShareLock);
+	Relation	index = outbox_segment_open_index(rel);
 	OutboxSnapshot *now = outbox_snapshot_from(GetActiveSnapshot());
 	bool		settled = true;
 

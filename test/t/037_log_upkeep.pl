@@ -47,6 +47,35 @@ is(scalar(grep { my $wrong = $_->{headers}{id} <= $last; $last = $_->{headers}{i
 is($node->safe_psql('moved', q(SELECT last_error FROM outbox._workers() WHERE worker = 'relay')), '', 'without an error');
 
 # ---------------------------------------------------------------------------
+# An index that another one takes the place of
+# ---------------------------------------------------------------------------
+
+outbox_install($node, 'reindexed', $broker);
+my $writer = $node->background_psql('reindexed');
+$writer->query_safe("SELECT outbox.emit('reindexed', 'k', 'first')");
+topic_wait($broker, 'reindexed', 1);
+$node->safe_psql('reindexed', "SELECT outbox.pause('relay')");
+is_soon($node, 'reindexed', q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_outbox relay' AND datname = 'reindexed'), '0', 'the relay is paused');
+
+# An old snapshot keeps the new index, which is complete, from taking the place.
+my $reader = $node->background_psql('reindexed');
+$reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+my $reindex = $node->background_psql('reindexed');
+$reindex->query_until(qr/begins/, "\\echo begins\nREINDEX INDEX CONCURRENTLY outbox._log_0_xid_idx;\n");
+is_soon($node, 'reindexed', 'SELECT phase FROM pg_stat_progress_create_index', 'waiting for old snapshots', 'there are two indexes');
+$writer->query_safe("SELECT outbox.emit('reindexed', 'k', 'second')");
+$reader->query_safe('COMMIT');
+$reader->quit;
+$reindex->query_safe('SELECT 1');
+$reindex->quit;
+is($node->safe_psql('reindexed', q(SELECT count(*) FROM pg_index WHERE indrelid = 'outbox._log_0'::regclass)), '1', 'there is one');
+$writer->query("SELECT outbox.emit('reindexed', 'k', 'third')");
+$writer->quit;
+$node->safe_psql('reindexed', "SELECT outbox.resume('relay'); SELECT outbox.emit('reindexed', 'k', 'fourth')");
+topic_wait($broker, 'reindexed', 4);
+is(join(' ', map { $_->{value} } topic_read($broker, 'reindexed')), 'first second third fourth', 'all of a session that wrote before are sent');
+
+# ---------------------------------------------------------------------------
 # Rows so old that the server has forgotten their transactions
 # ---------------------------------------------------------------------------
 
@@ -68,7 +97,7 @@ for my $name ('0001', '0002')
 system_or_bail('pg_resetwal', '-x', 3000000, '-u', 3, '-D', $node->data_dir);
 $node->start;
 $node->safe_psql('postgres', 'ALTER DATABASE template0 ALLOW_CONNECTIONS true');
-for my $db (('template0', 'template1', 'postgres', 'moved', 'old') x 2)
+for my $db (('template0', 'template1', 'postgres', 'moved', 'reindexed', 'old') x 2)
 {
 	$node->safe_psql($db, 'VACUUM FREEZE');
 }
