@@ -133,7 +133,7 @@ outbox_flow_set_server(RelayFlow *flow, Oid serverid, bool altered)
 		return;
 	if (flow->producer != NULL && flow->restart_by == 0)
 		flow->restart_by = GetCurrentTimestamp() + RESTART_PATIENCE_MS * 1000L;
-	if (!OidIsValid(serverid) && flow->producer != NULL)
+	if (!OidIsValid(serverid))
 		outbox_flow_reset(flow);
 	flow->serverid = serverid;
 	flow->producer_retry = 0;
@@ -142,7 +142,13 @@ outbox_flow_set_server(RelayFlow *flow, Oid serverid, bool altered)
 
 	/* what a topic was stopped for may have been mended */
 	foreach(lc, flow->topic_list)
-		((RelayTopic *) lfirst(lc))->retry_at = 0;
+	{
+		RelayTopic *topic = lfirst(lc);
+
+		if (!OidIsValid(serverid))
+			outbox_topic_server_gone(topic);
+		topic->retry_at = 0;
+	}
 }
 
 void
@@ -476,10 +482,20 @@ run_topics(RelayFlow *flow)
 }
 
 /*
- * Brokers have not said yet where we stand.  What holds nothing for this server
- * is passed all the same, or one that nobody publishes to, and that cannot be
- * reached, would keep the log from being given back and the copies of others
- * waiting.  Of ours the ring takes what a turn would.
+ * Or does it wait for its producer, or for what brokers say?  Then nobody looks
+ * at the gate.
+ */
+bool
+outbox_flow_may_send(const RelayFlow *flow)
+{
+	return (flow->producer != NULL || !OidIsValid(flow->serverid)) && outbox_txn_ready(flow);
+}
+
+/*
+ * There is no producer, or brokers have not said yet where we stand.  What holds
+ * nothing for this server is passed all the same, or one that nobody publishes
+ * to, and that cannot be reached, would keep the log from being given back and
+ * the copies of others waiting.  Of ours the ring takes what a turn would.
  */
 static void
 pass_others(RelayFlow *flow)
@@ -501,7 +517,7 @@ outbox_flow_run(RelayFlow *flow)
 
 	if (!producer_ready(flow))
 	{
-		outbox_flow_tick(flow);
+		pass_others(flow);
 		return false;
 	}
 	if (flow->producer != NULL &&

@@ -322,6 +322,7 @@ extern void outbox_flow_reread(RelayFlow *flow);
 extern void outbox_flow_producer_failed(RelayFlow *flow, const char *message);
 extern void outbox_flow_set_server(RelayFlow *flow, Oid serverid, bool altered);
 extern bool outbox_flow_run(RelayFlow *flow);
+extern bool outbox_flow_may_send(const RelayFlow *flow);
 extern void outbox_flow_wait_reason(RelayFlow *flow, const char *reason);
 
 /* read.c: fill the ring; false if there is nothing to read or no room */
@@ -356,6 +357,7 @@ extern int32 outbox_park_stream(const char *server, const char *topic);
 /* topic.c */
 extern RelayTopic *outbox_topic_get(RelayFlow *flow, const char *name, int len);
 extern void outbox_topic_stop(RelayTopic *topic, const char *reason);
+extern void outbox_topic_server_gone(RelayTopic *topic);
 extern void outbox_topic_reset(RelayTopic *topic);
 extern bool outbox_topic_run(RelayTopic *topic);
 extern bool outbox_topics_may_run(RelayFlow *flow);

@@ -201,6 +201,15 @@ next_target(RelayFlow *flow, bool *fresh)
 }
 
 /*
+ * Will a place say that the batch is done?  Not known before there is a producer.
+ */
+static bool
+may_need_place(const RelayFlow *flow)
+{
+	return flow->txn.state != TXN_NONE || (OidIsValid(flow->serverid) && flow->producer == NULL);
+}
+
+/*
  * Open a batch.  Inside a transaction with a snapshot; false if nothing is new.
  */
 static bool
@@ -212,7 +221,7 @@ batch_open(RelayFlow *flow)
 	RelayBatch *batch;
 
 	if (same_moment(flow->base, target) ||
-		(flow->txn.state != TXN_NONE && !outbox_place_fits(target)))
+		(may_need_place(flow) && !outbox_place_fits(target)))
 	{
 		flow->txn.caught_up |= flow->batches == NIL && same_moment(flow->base, target);
 		pfree(target);

@@ -362,7 +362,7 @@ wait_timeout(void)
 	foreach(lc, flows)
 	{
 		RelayFlow  *flow = lfirst(lc);
-		TimestampTz gate = outbox_gate_look_at(flow);
+		TimestampTz gate = outbox_flow_may_send(flow) ? outbox_gate_look_at(flow) : 0;
 		TimestampTz retry = gate != 0 ? gate : outbox_topics_next_retry(flow);
 
 		if (outbox_flow_unsettled(flow))

@@ -53,8 +53,8 @@ outbox_topic_get(RelayFlow *flow, const char *name, int len)
 		flow->topic_list = lappend(flow->topic_list, topic);
 		MemoryContextSwitchTo(oldcontext);
 	}
-	if (topic->state == TOPIC_LIVE && !OidIsValid(flow->serverid))
-		outbox_topic_stop(topic, psprintf("server \"%s\" does not exist", flow->server));
+	if (!OidIsValid(flow->serverid))
+		outbox_topic_server_gone(topic);
 	return topic;
 }
 
@@ -101,6 +101,16 @@ outbox_topic_stop(RelayTopic *topic, const char *reason)
 						topic->name, topic->flow->server),
 				 errdetail("%s", topic->reason),
 				 errhint("Its events are kept and sent when the topic takes events again; other topics go on.")));
+}
+
+/*
+ * There is nobody to send its events to.
+ */
+void
+outbox_topic_server_gone(RelayTopic *topic)
+{
+	if (topic->state == TOPIC_LIVE)
+		outbox_topic_stop(topic, psprintf("server \"%s\" does not exist", topic->flow->server));
 }
 
 static void
