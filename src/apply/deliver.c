@@ -212,10 +212,6 @@ check_sole_subscription(const OutboxFeed *feed, char op)
 	outbox_statement_end(&scope);
 }
 
-/*
- * To delete all rows takes as long as it takes: half of it would be for
- * nothing, again and again.
- */
 static void
 deliver_to_replica(OutboxFeed *feed, const OutboxRecord *records, char *fates, int n)
 {
@@ -232,10 +228,9 @@ deliver_to_replica(OutboxFeed *feed, const OutboxRecord *records, char *fates, i
 	}
 	if (sweep != '\0')
 		check_sole_subscription(feed, sweep);
-	else
-		start_clock(feed);
+	start_clock(feed);
 	become(relation_owner(feed), &saved);
-	outbox_replica_apply(feed->sub->target, events, n, results);
+	outbox_replica_apply(feed->sub->target, events, n, results, true);
 	become_worker(&saved);
 	outbox_limit_end();
 	for (int i = 0; i < n; i++)

@@ -81,7 +81,7 @@ outbox_apply(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(3))
 		outbox_event_headers_jsonb(&ev, PG_GETARG_JSONB_P(3));
 
-	outbox_replica_apply(PG_GETARG_OID(0), &ev, 1, &result);
+	outbox_replica_apply(PG_GETARG_OID(0), &ev, 1, &result, false);
 	result_oids(get_func_rettype(fcinfo->flinfo->fn_oid), oids);
 	PG_RETURN_OID(oids[result]);
 }
@@ -177,7 +177,7 @@ outbox_apply_batch(PG_FUNCTION_ARGS)
 	n = batch_size(&keys, &payloads, &headers);
 	events = batch_events(&keys, &payloads, &headers, n);
 	results = palloc(sizeof(OutboxApplyResult) * Max(n, 1));
-	outbox_replica_apply(PG_GETARG_OID(0), events, n, results);
+	outbox_replica_apply(PG_GETARG_OID(0), events, n, results, false);
 
 	InitMaterializedSRF(fcinfo, 0);
 	result_oids(TupleDescAttr(rsinfo->setDesc, 1)->atttypid, oids);

@@ -30,17 +30,14 @@
 #include "common/compat.h"
 #include "apply/replica.h"
 
-#include "access/xact.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "tcop/dest.h"
 #include "utils/datum.h"
-#include "utils/guc.h"
-#include "utils/plancache.h"
-#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
+#include "apply/execute.h"
 #include "apply/row.h"
 #include "apply/sweep.h"
 #include "apply/target.h"
@@ -222,30 +219,6 @@ probe_tombstones(ReplicaBatch *batch)
 
 /* ---------------- batches as relations ---------------- */
 
-static void
-register_relation(const char *name, TupleDesc desc, Tuplestorestate *store)
-{
-	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
-	int			rc;
-
-	enr->md.name = pstrdup(name);
-	enr->md.reliddesc = InvalidOid;
-	enr->md.tupdesc = desc;
-	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = tuplestore_tuple_count(store);
-	enr->reldata = store;
-	rc = SPI_register_relation(enr);
-	if (rc != SPI_OK_REL_REGISTER)
-		elog(ERROR, "could not register relation \"%s\": %s", name, SPI_result_code_string(rc));
-}
-
-static void
-unregister_relation(const char *name, Tuplestorestate *store)
-{
-	(void) SPI_unregister_relation(name);
-	tuplestore_end(store);
-}
-
 static int
 compare_keys(const void *a, const void *b, void *arg)
 {
@@ -282,7 +255,7 @@ order_upserts(ReplicaBatch *batch)
 }
 
 /* Pending upserts, as relation "outbox_rows". */
-static Tuplestorestate *
+static EphemeralNamedRelation
 collect_rows(ReplicaBatch *batch)
 {
 	OutboxTarget *target = batch->target;
@@ -295,12 +268,11 @@ collect_rows(ReplicaBatch *batch)
 
 		tuplestore_putvalues(store, target->rows_desc, row->values, row->nulls);
 	}
-	register_relation(OUTBOX_ROWS_RELATION, target->rows_desc, store);
-	return store;
+	return outbox_execute_register(OUTBOX_ROWS_RELATION, target->rows_desc, store);
 }
 
 /* Keys of what is still pending, as relation "outbox_keys". */
-static Tuplestorestate *
+static EphemeralNamedRelation
 collect_keys(ReplicaBatch *batch, bool deletes_only, int *nrows)
 {
 	OutboxTarget *target = batch->target;
@@ -322,49 +294,7 @@ collect_keys(ReplicaBatch *batch, bool deletes_only, int *nrows)
 		tuplestore_putvalues(store, target->keys_desc, values, nulls);
 		(*nrows)++;
 	}
-	register_relation(OUTBOX_KEYS_RELATION, target->keys_desc, store);
-	return store;
-}
-
-/*
- * Have the plan made now, by index: it is cached, the table may be small today
- * and large before anybody analyzes it.  The settings are not in force while
- * the plan runs, so that triggers plan as they please.
- */
-static void
-plan_by_index(SPIPlanPtr plan)
-{
-	static const char *const off[] = {"enable_seqscan", "enable_hashjoin", "enable_mergejoin"};
-	int			nest_level = NewGUCNestLevel();
-	CachedPlan *cplan;
-
-	for (int i = 0; i < lengthof(off); i++)
-		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-	cplan = SPI_plan_get_cached_plan(plan);
-	if (cplan != NULL)
-		ReleaseCachedPlan(cplan, CurrentResourceOwner);
-	AtEOXact_GUC(true, nest_level);
-}
-
-/*
- * Run a plan on the newest state.  Under REPEATABLE READ and up a row that is
- * to be changed, but that the transaction's snapshot cannot see, is a
- * serialization failure.
- */
-static void
-run_on_latest(SPIPlanPtr plan, bool crosscheck, int expected)
-{
-	int			rc;
-
-	if (IsolationUsesXactSnapshot())
-		rc = SPI_execute_snapshot(plan, NULL, NULL, GetLatestSnapshot(),
-								  crosscheck ? GetTransactionSnapshot() : InvalidSnapshot,
-								  false, true, 0);
-	else
-		rc = SPI_execute_plan(plan, NULL, NULL, false, 0);
-	if (rc != expected)
-		elog(ERROR, "unexpected result of a statement: %s", SPI_result_code_string(rc));
+	return outbox_execute_register(OUTBOX_KEYS_RELATION, target->keys_desc, store);
 }
 
 static int
@@ -382,19 +312,19 @@ static void
 delete_rows(ReplicaBatch *batch)
 {
 	int			nrows;
-	Tuplestorestate *store = collect_keys(batch, true, &nrows);
+	EphemeralNamedRelation enr = collect_keys(batch, true, &nrows);
 
 	if (nrows > 0)
 	{
 		SPIPlanPtr	plan = outbox_target_delete_plan(batch->target);
 
-		plan_by_index(plan);
-		run_on_latest(plan, true, SPI_OK_DELETE_RETURNING);
+		outbox_execute_plan_by_index(plan);
+		outbox_execute_on_latest(plan, NULL, true, SPI_OK_DELETE_RETURNING);
 		for (uint64 r = 0; r < SPI_processed; r++)
 			batch->results[result_ordinal(r)] = OUTBOX_APPLY_DELETED;
 		SPI_freetuptable(SPI_tuptable);
 	}
-	unregister_relation(OUTBOX_KEYS_RELATION, store);
+	outbox_execute_unregister(enr);
 }
 
 /* ---------------- upsert ---------------- */
@@ -470,7 +400,7 @@ upsert_rows(ReplicaBatch *batch)
 {
 	MarkReceiver receiver = {{mark_receive, mark_startup, mark_nothing, mark_nothing,
 	DestTuplestore}, batch};
-	Tuplestorestate *store = collect_rows(batch);
+	EphemeralNamedRelation enr = collect_rows(batch);
 
 	if (batch->norder > 0)
 	{
@@ -483,7 +413,7 @@ upsert_rows(ReplicaBatch *batch)
 		if (rc != SPI_OK_INSERT_RETURNING)
 			elog(ERROR, "unexpected result of an upsert: %s", SPI_result_code_string(rc));
 	}
-	unregister_relation(OUTBOX_ROWS_RELATION, store);
+	outbox_execute_unregister(enr);
 }
 
 /* ---------------- classify, tombstones ---------------- */
@@ -497,14 +427,14 @@ static void
 classify_rest(ReplicaBatch *batch)
 {
 	int			nrows;
-	Tuplestorestate *store = collect_keys(batch, false, &nrows);
+	EphemeralNamedRelation enr = collect_keys(batch, false, &nrows);
 
 	if (nrows > 0)
 	{
 		SPIPlanPtr	plan = outbox_target_classify_plan(batch->target);
 
-		plan_by_index(plan);
-		run_on_latest(plan, false, SPI_OK_SELECT);
+		outbox_execute_plan_by_index(plan);
+		outbox_execute_on_latest(plan, NULL, false, SPI_OK_SELECT);
 		for (uint64 r = 0; r < SPI_processed; r++)
 		{
 			int			i = result_ordinal(r);
@@ -520,7 +450,7 @@ classify_rest(ReplicaBatch *batch)
 		}
 		SPI_freetuptable(SPI_tuptable);
 	}
-	unregister_relation(OUTBOX_KEYS_RELATION, store);
+	outbox_execute_unregister(enr);
 
 	for (int i = 0; i < batch->n; i++)
 		if (batch->results[i] == OUTBOX_APPLY_PENDING)
@@ -592,7 +522,7 @@ sweep_context(void *arg)
 }
 
 static void
-apply_sweep(ReplicaBatch *batch)
+apply_sweep(ReplicaBatch *batch, bool paced)
 {
 	ErrorContextCallback callback;
 
@@ -600,7 +530,7 @@ apply_sweep(ReplicaBatch *batch)
 	callback.arg = batch;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	batch->results[0] = outbox_sweep(batch->target, batch->events);
+	batch->results[0] = outbox_sweep(batch->target, batch->events, paced);
 	error_context_stack = callback.previous;
 }
 
@@ -623,7 +553,7 @@ count_rows(const OutboxApplyEvent *events, int nevents)
  */
 static void
 apply_parts(OutboxTarget *target, const OutboxApplyEvent *events, int nevents,
-			OutboxApplyResult *results)
+			OutboxApplyResult *results, bool paced)
 {
 	if (count_rows(events, nevents) < nevents)
 		outbox_tombstone_lock(target->relid, 0, PG_UINT64_MAX);
@@ -635,7 +565,7 @@ apply_parts(OutboxTarget *target, const OutboxApplyEvent *events, int nevents,
 		batch.results = results + first;
 		if (batch.n == 0)
 		{
-			apply_sweep(&batch);
+			apply_sweep(&batch, paced);
 			first++;
 			continue;
 		}
@@ -650,14 +580,14 @@ apply_parts(OutboxTarget *target, const OutboxApplyEvent *events, int nevents,
 
 void
 outbox_replica_apply(Oid relid, const OutboxApplyEvent *events, int nevents,
-					 OutboxApplyResult *results)
+					 OutboxApplyResult *results, bool paced)
 {
 	OutboxTarget *target = outbox_target_acquire(relid);
 
 	PG_TRY();
 	{
 		SPI_connect();
-		apply_parts(target, events, nevents, results);
+		apply_parts(target, events, nevents, results, paced);
 		SPI_finish();
 	}
 	PG_FINALLY();

@@ -17,9 +17,11 @@
  * the current transaction; what became of the nth is in results[n].  Either
  * all of them are dealt with, or an error is raised and none is.
  *
+ * "paced" if the caller is within a limit of its own (worker/limit.h), which
+ * then begins anew as events about all rows get on: see sweep.h.
  */
 extern void outbox_replica_apply(Oid relid, const OutboxApplyEvent *events, int nevents,
-								 OutboxApplyResult *results);
+								 OutboxApplyResult *results, bool paced);
 
 /*
  * The identity and version of one event without applying it.  The identity is

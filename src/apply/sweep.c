@@ -30,15 +30,22 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tstoreReceiver.h"
 #include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "nodes/params.h"
 #include "storage/bufmgr.h"
+#include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 
+#include "apply/execute.h"
 #include "common/catalog.h"
 #include "common/fault.h"
+#include "worker/limit.h"
 
 #define FLOOR_RELATION "_floor"
 #define Anum_floor_version 2
@@ -215,26 +222,127 @@ check_version(const OutboxApplyEvent *ev)
 }
 
 /*
+ * Keys of the rows that are to go.  Nobody else's code runs, so there is no
+ * limit on how long it takes to look through the table.
+ */
+static Tuplestorestate *
+collect_older(OutboxTarget *target, int64 version)
+{
+	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
+	ParamListInfo params = makeParamList(1);
+	SPIExecuteOptions options;
+	int			rc;
+
+	SetTuplestoreDestReceiverParams(dest, store, CurrentMemoryContext, true, NULL, NULL);
+	params->params[0].value = Int64GetDatum(version);
+	params->params[0].isnull = false;
+	params->params[0].pflags = PARAM_FLAG_CONST;
+	params->params[0].ptype = INT8OID;
+	memset(&options, 0, sizeof(options));
+	options.params = params;
+	options.dest = dest;
+	rc = SPI_execute_plan_extended(outbox_target_older_plan(target), &options);
+	if (rc != SPI_OK_SELECT)
+		elog(ERROR, "unexpected result of a statement: %s", SPI_result_code_string(rc));
+	return store;
+}
+
+/*
+ * Does the target refer to itself, by way of other tables perhaps?
+ */
+static bool
+refers_to_itself(Oid target)
+{
+	static const char sql[] =
+	"WITH RECURSIVE referred (relid) AS ("
+	" SELECT confrelid FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conrelid = $1"
+	" UNION SELECT c.confrelid FROM referred AS r JOIN pg_catalog.pg_constraint AS c"
+	" ON c.conrelid = r.relid AND c.contype = 'f')"
+	" SELECT FROM referred WHERE relid = $1";
+	Oid			argtypes[] = {OIDOID};
+	Datum		args[] = {ObjectIdGetDatum(target)};
+
+	run_as_owner(sql, 1, argtypes, args);
+	return SPI_processed > 0;
+}
+
+/*
+ * Delete the next of the rows by key.  False if there are none.
+ */
+static bool
+delete_some(OutboxTarget *target, Tuplestorestate *keys, TupleTableSlot *slot)
+{
+	Tuplestorestate *store = tuplestore_begin_heap(true, false, work_mem);
+	EphemeralNamedRelation enr;
+	int			n = 0;
+
+	while (n < OUTBOX_SWEEP_BATCH && tuplestore_gettupleslot(keys, true, false, slot))
+	{
+		tuplestore_puttupleslot(store, slot);
+		n++;
+	}
+	ExecClearTuple(slot);
+	enr = outbox_execute_register(OUTBOX_KEYS_RELATION, target->keys_desc, store);
+	if (n > 0)
+	{
+		SPIPlanPtr	plan = outbox_target_delete_plan(target);
+
+		outbox_execute_plan_by_index(plan);
+		outbox_limit_renew(1);
+		outbox_execute_on_latest(plan, NULL, true, SPI_OK_DELETE_RETURNING);
+		outbox_limit_hold();
+		SPI_freetuptable(SPI_tuptable);
+	}
+	outbox_execute_unregister(enr);
+	return n > 0;
+}
+
+/*
  * An ordinary DELETE, with the target's triggers and foreign keys.
  */
 static void
-delete_older(OutboxTarget *target, int64 version)
+delete_at_once(OutboxTarget *target, int64 version)
 {
-	SPIPlanPtr	plan = outbox_target_sweep_plan(target);
-	Datum		args[1] = {Int64GetDatum(version)};
-	int			rc;
+	Datum		args[] = {Int64GetDatum(version)};
 
-	if (IsolationUsesXactSnapshot())
-		rc = SPI_execute_snapshot(plan, args, NULL, GetLatestSnapshot(),
-								  GetTransactionSnapshot(), false, true, 0);
+	outbox_execute_on_latest(outbox_target_sweep_plan(target), args, true, SPI_OK_DELETE);
+}
+
+/*
+ * The same in small steps, each with the limit to itself: the whole takes as
+ * long as it takes.  A row that waits for its turn may be what another one
+ * refers to, so that rows that can refer to each other go at once, in as much
+ * time as they would have had.
+ */
+static void
+delete_paced(OutboxTarget *target, int64 version)
+{
+	Tuplestorestate *keys;
+	int64		n;
+
+	outbox_limit_hold();
+	keys = collect_older(target, version);
+	n = tuplestore_tuple_count(keys);
+	if (n > OUTBOX_SWEEP_BATCH && refers_to_itself(target->relid))
+	{
+		outbox_limit_renew((n + OUTBOX_SWEEP_BATCH - 1) / OUTBOX_SWEEP_BATCH);
+		delete_at_once(target, version);
+		outbox_limit_hold();
+	}
 	else
-		rc = SPI_execute_plan(plan, args, NULL, false, 0);
-	if (rc != SPI_OK_DELETE)
-		elog(ERROR, "unexpected result of a statement: %s", SPI_result_code_string(rc));
+	{
+		TupleTableSlot *slot = MakeSingleTupleTableSlot(target->keys_desc, &TTSOpsMinimalTuple);
+
+		while (delete_some(target, keys, slot))
+			;
+		ExecDropSingleTupleTableSlot(slot);
+	}
+	tuplestore_end(keys);
 }
 
 OutboxApplyResult
-outbox_sweep(OutboxTarget *target, const OutboxApplyEvent *ev)
+outbox_sweep(OutboxTarget *target, const OutboxApplyEvent *ev, bool paced)
 {
 	int64		floor;
 
@@ -245,7 +353,12 @@ outbox_sweep(OutboxTarget *target, const OutboxApplyEvent *ev)
 	if (ev->op == 'e' && !complete_marks(target->relid, ev))
 		return OUTBOX_APPLY_MARKED;
 	OUTBOX_FAULT("apply-sweep");
-	delete_older(target, ev->version);
+	if (paced)
+		delete_paced(target, ev->version);
+	else
+		delete_at_once(target, ev->version);
 	raise_floor(target->relid, ev->version);
+	if (paced)
+		outbox_limit_renew(1);
 	return OUTBOX_APPLY_SWEPT;
 }

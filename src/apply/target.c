@@ -140,6 +140,7 @@ target_free(OutboxTarget *target)
 	free_plan(target->upsert_plan);
 	free_plan(target->delete_plan);
 	free_plan(target->classify_plan);
+	free_plan(target->older_plan);
 	free_plan(target->sweep_plan);
 	for (int i = 0; i < target->ncolumns; i++)
 		free_plan(target->columns[i].nested_plan);
@@ -914,6 +915,25 @@ outbox_target_classify_plan(OutboxTarget *target)
 	append_key_condition(&sql, target);
 	target->classify_plan = prepare(sql.data, 0, NULL);
 	return target->classify_plan;
+}
+
+SPIPlanPtr
+outbox_target_older_plan(OutboxTarget *target)
+{
+	Oid			argtypes[1] = {INT8OID};
+	StringInfoData sql;
+
+	if (target->older_plan != NULL)
+		return target->older_plan;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT 0, $1");
+	for (int i = 0; i < target->nkeys; i++)
+		appendStringInfo(&sql, ", t.%s", quote_identifier(target->columns[target->keys[i]].name));
+	appendStringInfo(&sql, " FROM %s t WHERE (t.%s OPERATOR(pg_catalog.<) $1) IS NOT FALSE", target->name,
+					 quote_identifier(target->columns[target->version_column].name));
+	target->older_plan = prepare(sql.data, 1, argtypes);
+	return target->older_plan;
 }
 
 SPIPlanPtr

@@ -103,6 +103,7 @@ typedef struct OutboxTarget
 	SPIPlanPtr	upsert_plan;
 	SPIPlanPtr	delete_plan;
 	SPIPlanPtr	classify_plan;
+	SPIPlanPtr	older_plan;
 	SPIPlanPtr	sweep_plan;
 
 	int			nhints;
@@ -142,7 +143,11 @@ extern SPIPlanPtr outbox_target_upsert_plan(OutboxTarget *target);
 extern SPIPlanPtr outbox_target_delete_plan(OutboxTarget *target);
 extern SPIPlanPtr outbox_target_classify_plan(OutboxTarget *target);
 
-/* Deletes rows older than $1; needs no relation. */
+/*
+ * Rows older than $1: their keys in the shape of the relation of keys, or
+ * deleting them.  Both need no relation.
+ */
+extern SPIPlanPtr outbox_target_older_plan(OutboxTarget *target);
 extern SPIPlanPtr outbox_target_sweep_plan(OutboxTarget *target);
 extern SPIPlanPtr outbox_target_nested_plan(OutboxTarget *target, OutboxTargetColumn *col);
 

@@ -57,15 +57,43 @@ outbox_limit_passed(void)
 	return passed;
 }
 
+static void
+start_timeouts(int64 times)
+{
+	int			ms = (int) Min(times * outbox_handler_timeout, INT_MAX - LAST_RESORT_MS);
+
+	enable_timeout_after(STATEMENT_TIMEOUT, ms);
+	enable_timeout_after(last_resort, ms + Min(outbox_handler_timeout, LAST_RESORT_MS));
+}
+
 void
 outbox_limit_begin(const char *whose)
 {
 	if (outbox_handler_timeout <= 0 || last_resort == MAX_TIMEOUTS)
 		return;
 	running = whose;
-	enable_timeout_after(STATEMENT_TIMEOUT, outbox_handler_timeout);
-	enable_timeout_after(last_resort, Min((int64) outbox_handler_timeout +
-										  Min(outbox_handler_timeout, LAST_RESORT_MS), INT_MAX));
+	start_timeouts(1);
+}
+
+/*
+ * A cancellation that came meanwhile is for the code that has just run.
+ */
+void
+outbox_limit_hold(void)
+{
+	if (running == NULL)
+		return;
+	disable_timeout(last_resort, false);
+	disable_timeout(STATEMENT_TIMEOUT, true);
+	CHECK_FOR_INTERRUPTS();
+}
+
+void
+outbox_limit_renew(int64 times)
+{
+	outbox_limit_hold();
+	if (running != NULL)
+		start_timeouts(times);
 }
 
 /*

@@ -24,6 +24,14 @@ extern void outbox_limit_begin(const char *whose);
 extern void outbox_limit_end(void);
 
 /*
+ * Within a limit that has begun, if it has: the time stands still from hold on,
+ * where no code of others runs, and renew gives that code as many times
+ * pg_outbox.handler_timeout from here on.
+ */
+extern void outbox_limit_hold(void);
+extern void outbox_limit_renew(int64 times);
+
+/*
  * Whose code ended this kind of worker when it ran last, as a palloc'd name;
  * NULL if nobody's did, or if it was asked before.
  */

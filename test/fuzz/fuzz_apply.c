@@ -414,7 +414,7 @@ apply_events(void *arg)
 	BatchEvents *batch = arg;
 
 	outbox_replica_apply(batch->relid, batch->events + batch->first, batch->count,
-						 batch->results + batch->first);
+						 batch->results + batch->first, false);
 }
 
 /* In a subtransaction, which stays if nothing is raised and "keep" says so. */

@@ -9,8 +9,8 @@ use OutboxTest;
 use Test::More;
 
 my $broker = outbox_broker(mock => 1);
-my ($topic, $rows, $fair) = map { unique_topic($_) } qw(try rows fair);
-topic_create($broker, $_, 1) for $topic, $rows, $fair;
+my ($topic, $rows, $fair, $cut, $own) = map { unique_topic($_) } qw(try rows fair cut own);
+topic_create($broker, $_, 1) for $topic, $rows, $fair, $cut, $own;
 my $node = outbox_node('main', conf => "pg_outbox.handler_timeout = '1s'\npg_outbox.stop_after_failures = 0\n");
 
 # The database's own settings lead astray whoever follows them.
@@ -192,6 +192,42 @@ is_soon($node, 'app', 'SELECT string_agg(k, $$ $$ ORDER BY k) FROM alice.got', '
 like($node->safe_psql('app', q(SELECT last_error FROM outbox.status WHERE kind = 'worker' AND name = 'applier')),
 	qr/went on after it had been cancelled|subscription "a-stays" stopped/, 'which shows in status');
 is($node->safe_psql('app', q(SELECT count(*) FROM outbox.subscriptions WHERE state <> 'running')), '1', 'none but it was stopped');
+
+# Triggers of a replica, while all of its rows are deleted: one that only takes its
+# time may, for longer than the limit in all; one that hangs, or stays, may not.
+as_alice(<<"END");
+CREATE TABLE alice.cut (id int PRIMARY KEY, version bigint NOT NULL);
+CREATE FUNCTION alice.cutting() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN PERFORM pg_sleep(0.003); RETURN old; END \$\$;
+CREATE TRIGGER t BEFORE DELETE ON alice.cut FOR EACH ROW EXECUTE FUNCTION alice.cutting();
+CREATE TABLE alice.own (id int PRIMARY KEY, parent int REFERENCES alice.own, version bigint NOT NULL);
+CREATE TRIGGER t BEFORE DELETE ON alice.own FOR EACH ROW EXECUTE FUNCTION alice.cutting();
+SELECT outbox.replicate('alice.cut', topic => '$cut'), outbox.replicate('alice.own', topic => '$own');
+END
+my $state = q(SELECT state || coalesce(': ' || waiting_for, ': ' || stopped_reason, '') FROM outbox.subscriptions WHERE name = 'cut');
+sub cut
+{
+	my ($n, $version) = @_;
+	$node->safe_psql('app', "INSERT INTO alice.cut (id, version) SELECT i, 1 FROM generate_series(1, $n) AS i");
+	topic_write($broker, $cut, { key => '{}', value => '{}', headers => { op => 't', version => $version } });
+	return;
+}
+cut(400, 10);
+is_soon($node, 'app', 'SELECT count(*) FROM alice.cut', '0', 'all rows go, slowly');
+$node->safe_psql('app', 'INSERT INTO alice.own SELECT i, nullif(i - 1, 0), 1 FROM generate_series(1, 400) AS i');
+topic_write($broker, $own, { key => '{}', value => '{}', headers => { op => 't', version => 10 } });
+is_soon($node, 'app', 'SELECT count(*) FROM alice.own', '0', 'rows that refer to each other too');
+is($node->safe_psql('app', q(SELECT count(*) FROM outbox.dead_letters WHERE name IN ('cut', 'own'))), '0', 'without a letter');
+unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/subscription "(?:cut|own)" tries again later/, 'at once');
+as_alice('CREATE OR REPLACE FUNCTION alice.cutting() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1000); RETURN old; END $$');
+cut(2, 20);
+is_soon($node, 'app', $state, qr/^running: canceling statement due to statement timeout/, 'a trigger that hangs is cancelled, and tried again');
+topic_write($broker, $fair, { key => 'three', value => 'x' });
+is_soon($node, 'app', 'SELECT string_agg(k, $$ $$ ORDER BY k) FROM alice.got', 'one three two', 'others go on');
+as_alice('CREATE OR REPLACE FUNCTION alice.cutting() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM alice.stays(); RETURN old; END $$');
+is_soon($node, 'app', $state, qr/^stopped: its code went on/, 'one that stays is stopped');
+as_alice(q(CREATE OR REPLACE FUNCTION alice.cutting() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN old; END $$));
+$node->safe_psql('app', q(SELECT outbox.resume_subscription('cut')));
+is_soon($node, 'app', 'SELECT count(*) FROM alice.cut', '0', 'mended, it goes on');
 
 # In the relay it is a filter that is slow, or stays.
 as_alice(<<"END");
