@@ -72,6 +72,7 @@ outbox_unrecorded_note(const CapturedPublication *pub)
 {
 	MemoryContext oldcontext;
 
+	outbox_log_check_open();
 	if (list_member_int(noted, pub->pubid))
 		return;
 	warn(pub);

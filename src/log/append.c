@@ -86,6 +86,8 @@ typedef struct PendingEvents
 } PendingEvents;
 
 static PendingEvents pending;
+static bool ending = false;		/* what there was of the transaction's is
+								 * written */
 static void (*commit_hook) (int64 nevents) = NULL;
 static int	event_buffer_kb = 1024;
 
@@ -371,6 +373,21 @@ check_size(const OutboxEvent *ev)
 				 errhint("Publish the table without its large columns, or with mode => 'key'.")));
 }
 
+/*
+ * Another library may change tables in its own callback at the end of the
+ * transaction, and that may come behind ours.
+ */
+void
+outbox_log_check_open(void)
+{
+	if (ending)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot record events at the very end of a transaction"),
+				 errdetail("Another library changes published data there, after the transaction's events were written."),
+				 errhint("Load library \"pg_outbox\" before that one, by the order in shared_preload_libraries.")));
+}
+
 void
 outbox_log_append(const OutboxEvent *ev)
 {
@@ -378,6 +395,7 @@ outbox_log_append(const OutboxEvent *ev)
 	Chunk	   *chunk;
 	int			len;
 
+	outbox_log_check_open();
 	check_size(ev);
 	if (pending.context != NULL && pending.stampid != outbox_stamp_sequence())
 		pending_forget();
@@ -428,6 +446,7 @@ log_xact_callback(XactEvent event, void *arg)
 {
 	int64		nevents;
 
+	ending = event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE;
 	if (pending.context == NULL)
 		return;
 

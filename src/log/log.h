@@ -34,6 +34,9 @@
  */
 extern void outbox_log_append(const OutboxEvent *ev);
 
+/* Raises when it is too late to append in this transaction. */
+extern void outbox_log_check_open(void);
+
 /*
  * When the log has reached pg_outbox.max_backlog (backlog.c).  Changes of
  * published tables ask outbox_log_leaves_to_copy() whether to be left out for

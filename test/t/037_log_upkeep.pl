@@ -194,4 +194,31 @@ ok(wait_until(sub {
 $idle->stop('fast');
 
 $node->stop('fast');
+
+# ---------------------------------------------------------------------------
+# A library that changes data when all has been written
+# ---------------------------------------------------------------------------
+
+my $late = outbox_node('late', preload => 0);
+outbox_install($late, 'late', $broker);
+$late->safe_psql('late', <<'END');
+CREATE FUNCTION at_commit(text) RETURNS void AS 'outbox_test_worker', 'test_at_commit' LANGUAGE C;
+CREATE TABLE done (what text);
+END
+for my $before ('', "SELECT outbox.emit('late', 'k', 'in time');")
+{
+	my ($code, $result, $error) = $late->psql('late', <<"END", on_error_stop => 0);
+LOAD 'outbox_test_worker';
+BEGIN;
+INSERT INTO done VALUES ('late');
+$before
+SELECT at_commit(\$\$SELECT outbox.emit('late', 'k', 'late')::text\$\$);
+COMMIT;
+SELECT outbox.emit('late', 'k', 'next');
+END
+	like($error, qr/cannot record events at the very end of a transaction/, 'an event that would not be written is refused');
+}
+is($late->safe_psql('late', 'SELECT count(*) FROM done'), '0', 'with its transaction');
+is($late->safe_psql('late', "SELECT string_agg(convert_from(value, 'UTF8'), ' ') FROM outbox._events()"), 'next next', 'of which nothing is left, and the next one may');
+
 done_testing();

@@ -9,6 +9,9 @@
  * until it is stopped and counts wake-ups in public.test_wakes, "fail" raises
  * an error, "sleep" runs pg_sleep() in a transaction.
  *
+ * test_at_commit() has a statement executed at the end of its transaction, after
+ * pg_outbox's own callback if this module is loaded first.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -139,6 +142,31 @@ test_wake(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+static char at_commit[256];
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_PRE_COMMIT && at_commit[0] != '\0')
+	{
+		SPI_connect();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		(void) one_text(at_commit);
+		PopActiveSnapshot();
+		SPI_finish();
+	}
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		at_commit[0] = '\0';
+}
+
+PG_FUNCTION_INFO_V1(test_at_commit);
+Datum
+test_at_commit(PG_FUNCTION_ARGS)
+{
+	strlcpy(at_commit, text_to_cstring(PG_GETARG_TEXT_PP(0)), sizeof(at_commit));
+	PG_RETURN_VOID();
+}
+
 #define LOOKUP(name) load_external_function("pg_outbox", name, true, NULL)
 
 void
@@ -147,6 +175,7 @@ _PG_init(void)
 	static const OutboxWorkerClass relay = {"relay", relay_has_work, relay_main};
 	static const OutboxWorkerClass applier = {"applier", applier_has_work, applier_main};
 
+	RegisterXactCallback(xact_callback, NULL);
 	do_register = (register_fn) LOOKUP("outbox_worker_register");
 	do_wait = (wait_fn) LOOKUP("outbox_worker_wait");
 	do_stopping = (stopping_fn) LOOKUP("outbox_worker_stopping");
