@@ -11,14 +11,16 @@
  *	  kafka_admin BOOTSTRAP allow USER OPERATION TOPIC		add an ACL: Read, Write,
  *	  kafka_admin BOOTSTRAP revoke USER OPERATION TOPIC		Describe, All
  *	  kafka_admin BOOTSTRAP forget GROUP					delete its offsets
+ *	  kafka_admin BOOTSTRAP offsets GROUP					print them, a line for each:
+ *															topic, partition, metadata
  *	  kafka_admin BOOTSTRAP write TOPIC						records from the input
  *
  * A record to write is a line of fields with tabs between them: partition, key,
  * value, and name and value of each header.  All but the partition are bytes in
  * hexadecimal, or "-" for null.
  *
- * Waits until the brokers have done it.  Prints nothing; on failure the reason,
- * and the exit status is 1.
+ * Waits until the brokers have done it.  On failure prints the reason, and the exit
+ * status is 1.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,7 +49,7 @@ die(const char *what, const char *why)
 static void
 usage(void)
 {
-	die("usage", "kafka_admin BOOTSTRAP create|config|partitions|truncate|delete|allow|revoke|forget|write ...");
+	die("usage", "kafka_admin BOOTSTRAP create|config|partitions|truncate|delete|allow|revoke|forget|offsets|write ...");
 }
 
 static void
@@ -133,6 +135,26 @@ check_groups(rd_kafka_event_t *ev)
 				rd_kafka_error_string(rd_kafka_group_result_error(groups[i])));
 }
 
+static void
+print_offsets(rd_kafka_event_t *ev)
+{
+	size_t		n;
+	const rd_kafka_group_result_t **groups =
+	rd_kafka_ListConsumerGroupOffsets_result_groups(rd_kafka_event_ListConsumerGroupOffsets_result(ev), &n);
+
+	for (size_t i = 0; i < n; i++)
+	{
+		const rd_kafka_topic_partition_list_t *list = rd_kafka_group_result_partitions(groups[i]);
+
+		if (rd_kafka_group_result_error(groups[i]) != NULL)
+			die(rd_kafka_group_result_name(groups[i]),
+				rd_kafka_error_string(rd_kafka_group_result_error(groups[i])));
+		for (int k = 0; k < list->cnt; k++)
+			printf("%s\t%d\t%.*s\n", list->elems[k].topic, (int) list->elems[k].partition,
+				   (int) list->elems[k].metadata_size, (const char *) list->elems[k].metadata);
+	}
+}
+
 /* Wait for the answer, and end if it is an error. */
 static void
 finish(const char *what)
@@ -174,6 +196,9 @@ finish(const char *what)
 			break;
 		case RD_KAFKA_EVENT_DELETEGROUPS_RESULT:
 			check_groups(ev);
+			break;
+		case RD_KAFKA_EVENT_LISTCONSUMERGROUPOFFSETS_RESULT:
+			print_offsets(ev);
 			break;
 		default:
 			break;
@@ -267,6 +292,15 @@ group_forget(const char *group)
 	rd_kafka_DeleteGroup_t *del = rd_kafka_DeleteGroup_new(group);
 
 	rd_kafka_DeleteGroups(rk, &del, 1, options, queue);
+	finish(group);
+}
+
+static void
+group_offsets(const char *group)
+{
+	rd_kafka_ListConsumerGroupOffsets_t *list = rd_kafka_ListConsumerGroupOffsets_new(group, NULL);
+
+	rd_kafka_ListConsumerGroupOffsets(rk, &list, 1, options, queue);
 	finish(group);
 }
 
@@ -409,6 +443,8 @@ main(int argc, char **argv)
 		topic_delete(argv[3]);
 	else if (strcmp(what, "forget") == 0 && argc == 4)
 		group_forget(argv[3]);
+	else if (strcmp(what, "offsets") == 0 && argc == 4)
+		group_offsets(argv[3]);
 	else if (strcmp(what, "write") == 0 && argc == 4)
 		records_write(argv[3]);
 	else if ((strcmp(what, "allow") == 0 || strcmp(what, "revoke") == 0) && argc == 6)

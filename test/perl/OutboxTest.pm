@@ -34,6 +34,7 @@ use Time::HiRes ();
 our @EXPORT = qw(
   outbox_node outbox_install
   outbox_broker need_kafka outbox_kafka outbox_proxy proxy_cut mock_control kafka_admin unique_topic
+  group_name places
   topic_create topic_read topic_write topic_wait topic_watermarks
   wait_until wait_for_sql is_soon
   worker_pid kill_worker wait_for_worker
@@ -262,15 +263,35 @@ sub mock_control
 }
 
 # kafka_admin(BROKER, COMMAND, ARGUMENT...): topics, partitions, retention and
-# rights of a real Kafka; see test/kafka/kafka_admin.c.
+# rights of a real Kafka; see test/kafka/kafka_admin.c.  Returns what it prints.
 sub kafka_admin
 {
 	my ($broker, @words) = @_;
-	my $err = '';
+	my ($out, $err) = ('', '');
 
-	IPC::Run::run([ _program('kafka_admin'), _bootstrap($broker), @words ], '2>', \$err)
+	IPC::Run::run([ _program('kafka_admin'), _bootstrap($broker), @words ], '>', \$out, '2>', \$err)
 	  or die $err;
-	return;
+	return $out;
+}
+
+# places(BROKER, GROUP): topic => place, of what an exactly-once server has stored in
+# its consumer group.
+sub places
+{
+	my ($broker, $group) = @_;
+
+	return map { my ($topic, undef, $place) = split /\t/; $topic => $place }
+	  split /\n/, kafka_admin($broker, 'offsets', $group);
+}
+
+# The name of an exactly-once server's producer and group.
+sub group_name
+{
+	my ($node, $db, $server) = @_;
+
+	return $node->safe_psql($db, sprintf q(SELECT format('pg_outbox.%%s.%%s.%%s', system_identifier,
+		(SELECT oid FROM pg_database WHERE datname = current_database()), '%s') FROM pg_control_system()),
+		$server // 'kafka');
 }
 
 # outbox_kafka(OPTION...): a real Kafka of the test's own, started with options of

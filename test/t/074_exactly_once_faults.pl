@@ -178,8 +178,7 @@ push @live, emit(100, $live);
 is_soon($node, 'shop', $settled, '0', 'a broker that dies in a transaction');
 once($live, 'each event is there once', @live);
 
-my $group = $node->safe_psql('shop', q(SELECT format('pg_outbox.%s.%s.kafka', system_identifier, (SELECT oid FROM pg_database WHERE datname = 'shop')) FROM pg_control_system()));
-kafka_admin($kafka, 'forget', $group);
+kafka_admin($kafka, 'forget', group_name($node, 'shop'));
 kill_worker($node, 'shop', 'relay', 'TERM');
 push @live, emit(100, $live);
 is_soon($node, 'shop', $settled, '0', 'the place is forgotten');
