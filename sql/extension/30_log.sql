@@ -99,6 +99,15 @@ CREATE TABLE outbox._drained (
 );
 COMMENT ON TABLE outbox._drained IS 'parked events that are being sent to servers with option exactly_once, by the number of the Kafka transaction';
 
+-- Starts of the server under which the relay had the name of a server with option
+-- exactly_once, newest first: by them it knows places of this history from those of
+-- copies of it.
+CREATE TABLE outbox._claim (
+	server	text PRIMARY KEY,
+	starts	timestamptz[] NOT NULL
+);
+COMMENT ON TABLE outbox._claim IS 'starts of the database server under which the relay published to a server with option exactly_once, newest first';
+
 -- What the relay has counted of each topic.  Updated about once a second while
 -- something is delivered, without touching an index.
 CREATE TABLE outbox._topic_stat (

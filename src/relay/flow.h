@@ -202,6 +202,8 @@ typedef enum TxnState
 	TXN_COMMITTING
 } TxnState;
 
+#define TXN_STARTS 16			/* starts of the server that are kept */
+
 typedef struct RelayTxn
 {
 	TxnState	state;
@@ -230,6 +232,8 @@ typedef struct RelayTxn
 
 	/* who has the name */
 	bool		claimed;		/* we had it */
+	TimestampTz starts[TXN_STARTS]; /* of our server, when it was claimed */
+	int			nstarts;
 	TimestampTz holder;			/* start of the server that wrote the newest
 								 * place when we last knew */
 	char	   *announce;		/* topic to store a place of ours on, or NULL */

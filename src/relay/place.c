@@ -10,7 +10,9 @@
  * written under: WAL up to there, on these timelines, has the ends of all
  * transactions that the snapshot calls ended.  Whoever has that WAL too, and what
  * was kept of events that were not sent, can go by the place; a server that was
- * promoted, or restored, from less cannot, nor could it know the events.
+ * promoted, or restored, from less cannot, nor could it know the events.  A copy of
+ * the data directory writes on the same timelines; whose the place is then is for
+ * the caller to know (transaction.c).
  *
  * The text is a list of fields in a fixed order; the first one names the form.
  * It comes from the brokers, so nothing is believed of it.

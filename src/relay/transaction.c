@@ -33,7 +33,9 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "common/fault.h"
@@ -46,6 +48,69 @@
 #define SINGLE_TXNS 100			/* transactions to find a topic's fault in */
 #define DOOMED_MS 1000			/* for reports to come in, of one that failed */
 #define BLOCKED_MS 30000		/* before another look at who has our name */
+
+/* ---------------- starts of our server ---------------- */
+
+/*
+ * A copy of the data directory writes places that cannot be told from ours by
+ * timelines, nor by WAL positions once our WAL is as long.  So the starts of the
+ * server are kept, in WAL that is on disk before the first place of each, and what
+ * any other start wrote is not of our history.
+ */
+static void
+starts_load(RelayFlow *flow)
+{
+	RelayTxn   *txn = &flow->txn;
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+
+	StartTransactionCommand();
+	values[0] = CStringGetTextDatum(flow->server);
+	outbox_sql_begin();
+	outbox_sql_execute("SELECT pg_catalog.unnest(starts) FROM outbox._claim WHERE server = $1",
+					   1, types, values, NULL);
+	txn->nstarts = (int) Min(SPI_processed, TXN_STARTS);
+	for (int i = 0; i < txn->nstarts; i++)
+	{
+		bool		isnull;
+
+		txn->starts[i] = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[i],
+														   SPI_tuptable->tupdesc, 1, &isnull));
+	}
+	outbox_sql_end();
+	CommitTransactionCommand();
+}
+
+static bool
+start_known(const RelayTxn *txn, TimestampTz start)
+{
+	for (int i = 0; i < txn->nstarts; i++)
+		if (txn->starts[i] == start)
+			return true;
+	return start == PgStartTime;
+}
+
+/*
+ * Inside a transaction, which also stores the position, as places of starts that
+ * are dropped from the list are not gone by any more.  A standby must have it
+ * before it finds a place of ours instead of the former one.
+ */
+static void
+start_store(RelayFlow *flow)
+{
+	Oid			types[3] = {TEXTOID, TIMESTAMPTZOID, INT4OID};
+	Datum		values[3];
+
+	values[0] = CStringGetTextDatum(flow->server);
+	values[1] = TimestampTzGetDatum(PgStartTime);
+	values[2] = Int32GetDatum(TXN_STARTS);
+	outbox_sql_begin();
+	outbox_sql_execute("INSERT INTO outbox._claim AS c (server, starts) VALUES ($1, ARRAY[$2])"
+					   " ON CONFLICT (server) DO UPDATE SET starts = ($2 || c.starts)[1:$3]"
+					   " WHERE c.starts[1] <> $2", 3, types, values, NULL);
+	flow->txn.keeping |= SPI_processed > 0;
+	outbox_sql_end();
+}
 
 /* ---------------- life ---------------- */
 
@@ -65,6 +130,7 @@ outbox_txn_producer_opened(RelayFlow *flow)
 		txn_unblock(&flow->txn);	/* the option was turned off */
 		return;
 	}
+	starts_load(flow);
 	flow->txn.state = TXN_LOOKING;
 	outbox_producer_ask_places(flow->producer, false);
 }
@@ -215,6 +281,8 @@ findings_add(RelayFlow *flow, Findings *found, const OutboxPlace *stored)
 		found->newest = place;
 		found->topic = stored->topic;
 	}
+	if (!start_known(&flow->txn, place.server_start))
+		relation = PLACE_LOST;
 	found->lost |= relation != PLACE_OURS;
 	if (relation == PLACE_BASE_OURS)
 	{
@@ -281,6 +349,7 @@ findings_use(RelayFlow *flow, const Findings *found)
 {
 	RelayTxn   *txn = &flow->txn;
 	RelayPlace	own;
+	bool		ahead = found->ours.number > 0 && outbox_place_ahead(&found->ours, &flow->position);
 
 	outbox_place_sign(&own);
 	txn->number = found->newest.number;
@@ -293,22 +362,32 @@ findings_use(RelayFlow *flow, const Findings *found)
 		(found->newest.server_start != PgStartTime || !same_timeline(&found->newest, &own)))
 		txn->announce = MemoryContextStrdup(TopMemoryContext, found->topic);
 
+	if (ahead)
+		outbox_flow_move(flow, &found->ours);
 	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	outbox_topics_resolve_drained(flow, txn->drained);
 	letters_load(flow);
 	txn->caught_up = !outbox_topics_have_parked(flow);
+	start_store(flow);
+	outbox_position_store(flow->server, &flow->position);
+	PopActiveSnapshot();
 	CommitTransactionCommand();
+	outbox_txn_kept(flow);
+	flow->position_moved = false;
+	flow->position_stored = GetCurrentTimestamp();
 
 	if (found->lost && txn->announce != NULL)
 		ereport(LOG,
 				(errmsg("not all that was published to server \"%s\" is known here", flow->server),
-				 errdetail("A part was lost when this server was promoted or restored. Events since then may be published again.")));
-	if (found->ours.number > 0 && outbox_place_ahead(&found->ours, &flow->position))
+				 errdetail("A part was lost when this server was promoted or restored, or a copy of it published. Events since then may be published again.")));
+	if (ahead)
 	{
 		ereport(LOG,
 				(errmsg("relay goes on behind Kafka transaction %lld of server \"%s\"",
 						(long long) found->ours.number, flow->server)));
-		outbox_flow_move(flow, &found->ours);
 		outbox_flow_reread(flow);
 	}
 }

@@ -194,7 +194,7 @@ INSERT INTO relation VALUES
 	('_parked', '--- --+'), ('_paused', '--- --+'), ('_position_0', '--- --+'), ('_position_1', '--- --+'),
 	('_publication', '--- --+'), ('_reset_server', '--- --+'), ('_reset_subscription', '--- --+'), ('_reset_topic', '--- --+'),
 	('_stream', '--- --+'), ('_subscription', '--- --+'), ('_tombstone', '--- --+'), ('_topic_stat', '--- --+'),
-	('_unrecorded', '--- --+'), ('_restored_log', '--- --+'), ('_restored_position', '--- --+'), ('_floor', '--- --+'), ('_mark', '--- --+'), ('_drained', '--- --+'), ('_waiting', '--- --+'),
+	('_unrecorded', '--- --+'), ('_restored_log', '--- --+'), ('_restored_position', '--- --+'), ('_floor', '--- --+'), ('_mark', '--- --+'), ('_drained', '--- --+'), ('_claim', '--- --+'), ('_waiting', '--- --+'),
 	('_dead_letter_id_seq', '--- --+'), ('_log_current', '--- --+'), ('_publication_id_seq', '--- --+'), ('_stamp', '--- --+'),
 	('_stamp_fence', '--- --+'), ('_stream_id_seq', '--- --+'), ('_subscription_id_seq', '--- --+');
 SELECT set_eq($$SELECT relname::text FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'v', 'm', 'S', 'p', 'f')$$,
