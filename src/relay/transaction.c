@@ -572,6 +572,7 @@ txn_prepare(RelayFlow *flow)
 	if (!anything_to_store(flow))
 		return;
 	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());	/* for dead letters */
 	batch = outbox_park_begin();
 	for (uint64 n = flow->head; n < txn->end; n++)
 		outbox_entry_store(flow, &flow->ring[n % FLOW_RING_SIZE], batch);
@@ -588,6 +589,7 @@ txn_prepare(RelayFlow *flow)
 		outbox_topic_drain_prepare(topic, txn->draining);
 	}
 	txn->keeping = true;
+	PopActiveSnapshot();
 	CommitTransactionCommand();
 	outbox_txn_kept(flow);
 }
@@ -892,6 +894,7 @@ outbox_txn_fail(RelayFlow *flow)
 		return;
 
 	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());	/* for dead letters */
 	for (uint64 n = flow->head; n < flow->sent; n++)
 	{
 		RelayEntry *entry = &flow->ring[n % FLOW_RING_SIZE];
@@ -902,6 +905,7 @@ outbox_txn_fail(RelayFlow *flow)
 	foreach(lc, flow->topic_list)
 		if (((RelayTopic *) lfirst(lc))->drain_in_txn)
 		outbox_topic_drain_failed(lfirst(lc));
+	PopActiveSnapshot();
 	CommitTransactionCommand();
 	outbox_txn_kept(flow);
 }
