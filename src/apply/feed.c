@@ -591,7 +591,6 @@ static bool
 take_record(OutboxFeed *feed, OutboxRecord *rec)
 {
 	OutboxFeedPartition *part;
-	bool		cluster;
 
 	switch (rec->kind)
 	{
@@ -626,12 +625,11 @@ take_record(OutboxFeed *feed, OutboxRecord *rec)
 			ereport(LOG,
 					(errmsg("subscription \"%s\" reconnects", feed->sub->name),
 					 errdetail_internal("%s", rec->error ? rec->error : "Its consumer failed.")));
-			cluster = rec->kind == OUTBOX_RECORD_CLUSTER_FAULT;
 			outbox_feed_back_off(feed, rec->error ? rec->error : "its consumer failed");
 			outbox_record_release(rec);
 			outbox_feed_restart(feed);
-			if (cluster)
-				outbox_feed_disconnect(feed);
+			/* what it says of other partitions would each cost a pause */
+			outbox_feed_disconnect(feed);
 			return false;
 	}
 	outbox_record_release(rec);

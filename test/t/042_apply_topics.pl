@@ -133,6 +133,20 @@ is_soon($node, 'shop', 'SELECT count(*) FROM grows WHERE id = 100', '1', 'the ot
 $node->safe_psql('shop', q(SELECT outbox.unsubscribe('gone')));
 is_soon($node, 'shop', q(SELECT state FROM outbox.status WHERE kind = 'worker' AND name = 'applier'), 'running', 'unsubscribed nobody waits any more');
 
+# One that is there again after a while, with many partitions: each has an error of
+# its own to tell, and none of them costs a pause.
+my $back = unique_topic('back');
+topic_create($kafka, $back, 12);
+subscribe('back', $back, q(, on_data_loss => 'continue'));
+produce($kafka, $back, $_, $_) for 0 .. 11;
+is_soon($node, 'shop', 'SELECT count(*) FROM back', '12', 'read so far');
+kafka_admin($kafka, 'delete', $back);
+is_soon($node, 'shop', q(SELECT waiting_for ~ 'Unknown topic' FROM outbox.subscriptions WHERE name = 'back'), 't', 'a topic of twelve partitions is deleted');
+wait_until(sub { eval { topic_create($kafka, $back, 12); 1 } }, 'the topic to be free again');
+produce($kafka, $back, $_, 100 + $_) for 0 .. 11;
+is_soon($node, 'shop', 'SELECT count(*) FROM back WHERE id >= 100', '12', 'and is read within a minute of being there again', 60);
+$node->safe_psql('shop', q(SELECT outbox.unsubscribe('back')));
+
 # ---------------------------------------------------------------------------
 # Records of several partitions removed, all of one
 # ---------------------------------------------------------------------------
