@@ -32,7 +32,8 @@ typedef struct OutboxFeedPartition
 								 * what is in front of it and not a record
 								 * here is a mark of a transaction, or was
 								 * aborted */
-	int64		last;			/* offset of the last record dealt with, or -1 */
+	int64		last;			/* offset of the last record dealt with, or of
+								 * one that was removed before; -1: none */
 	int64		last_time_ms;
 	char		last_id[OUTBOX_ID_LENGTH];	/* its header id, cut off */
 

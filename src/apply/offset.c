@@ -197,22 +197,29 @@ outbox_offset_moved(OutboxFeed *feed, int n)
 }
 
 /*
- * What was not read below "end" is lost.
+ * What was not read below "end" is lost.  "last" is what is known of before: -1,
+ * nothing; else the offset of a record that nobody has seen.
  */
 static void
-skip_to(OutboxFeed *feed, const OutboxFeedPartition *part, int64 to, int64 end, const char *reason)
+skip_to(OutboxFeed *feed, const OutboxFeedPartition *part, int64 to, int64 end, int64 last,
+		const char *reason)
 {
 	static const char sql[] =
-	"UPDATE outbox._offset SET next_offset = $4, last_offset = NULL, last_time_ms = NULL,"
+	"UPDATE outbox._offset SET next_offset = $4, last_offset = $7, last_time_ms = NULL,"
 	" last_id = NULL, high_watermark = NULL, lost = lost + $5, last_loss = $6,"
 	" last_loss_at = pg_catalog.clock_timestamp()"
 	" WHERE subscription = $1 AND partition = $2 AND next_offset = $3";
 	OutboxSqlArg args[] = {sql_text(feed->sub->name), sql_int4(part->partition),
-	sql_int8(part->next), sql_int8(to), sql_int8(Max(end - part->next, 0)), sql_text(reason)};
+		sql_int8(part->next), sql_int8(to), sql_int8(Max(end - part->next, 0)), sql_text(reason),
+	sql_datum(INT8OID, Int64GetDatum(last), last < 0)};
 
 	(void) outbox_statement_run(sql, lengthof(args), args);
 }
 
+/*
+ * The record before the first one that there is counts as read: that the
+ * partition has been there up to it is what tells another topic of the name.
+ */
 void
 outbox_offset_skip_lost(OutboxFeed *feed, const OutboxFeedPartition *part, int64 to,
 						const char *reason)
@@ -220,7 +227,7 @@ outbox_offset_skip_lost(OutboxFeed *feed, const OutboxFeedPartition *part, int64
 	OutboxOwnerScope scope;
 
 	outbox_statement_begin(&scope);
-	skip_to(feed, part, to, to, reason);
+	skip_to(feed, part, to, to, to - 1, reason);
 	outbox_statement_end(&scope);
 }
 
@@ -237,7 +244,7 @@ outbox_offset_begin_anew(OutboxFeed *feed, const OutboxPartitionOffset *parts, i
 	for (int i = 0; i < feed->nparts; i++)
 		if (feed->parts[i].partition < nparts)
 			skip_to(feed, &feed->parts[i], parts[feed->parts[i].partition].low,
-					feed->parts[i].high, reason);
+					feed->parts[i].high, -1, reason);
 	(void) outbox_statement_run(forget, lengthof(args), args);
 	outbox_statement_end(&scope);
 }

@@ -147,6 +147,30 @@ produce($kafka, $back, $_, 100 + $_) for 0 .. 11;
 is_soon($node, 'shop', 'SELECT count(*) FROM back WHERE id >= 100', '12', 'and is read within a minute of being there again', 60);
 $node->safe_psql('shop', q(SELECT outbox.unsubscribe('back')));
 
+# Removed to the end, and then created again, before anything was read of what came since
+for my $n (3, 30)
+{
+	my $topic = unique_topic('emptied');
+	my $table = "emptied_$n";
+
+	topic_create($kafka, $topic, 1);
+	subscribe($table, $topic, q(, on_data_loss => 'continue'));
+	produce($kafka, $topic, 0, 1 .. 5);
+	is_soon($node, 'shop', "SELECT count(*) FROM $table", '5', 'read so far');
+	$node->safe_psql('shop', qq(SELECT outbox.pause_subscription('$table')));
+	produce($kafka, $topic, 0, 6 .. 10);
+	kafka_admin($kafka, 'truncate', $topic, 0, 10);
+	$node->safe_psql('shop', qq(SELECT outbox.resume_subscription('$table')));
+	is_soon($node, 'shop', "SELECT lost FROM outbox.stat_subscriptions WHERE name = '$table'", '5', 'what was removed to the end is lost');
+	$node->safe_psql('shop', qq(SELECT outbox.pause_subscription('$table')));
+	kafka_admin($kafka, 'delete', $topic);
+	wait_until(sub { eval { topic_create($kafka, $topic, 1); 1 } }, 'the topic to be free again');
+	produce($kafka, $topic, 0, 101 .. 100 + $n);
+	$node->safe_psql('shop', qq(SELECT outbox.resume_subscription('$table')));
+	is_soon($node, 'shop', "SELECT count(*) FROM $table WHERE id > 100", $n, "the topic that was created again, with $n records, is begun anew", 60);
+	$node->safe_psql('shop', qq(SELECT outbox.unsubscribe('$table')));
+}
+
 # ---------------------------------------------------------------------------
 # Records of several partitions removed, all of one
 # ---------------------------------------------------------------------------
