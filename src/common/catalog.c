@@ -59,7 +59,12 @@ catalog_refresh(void)
 		return;
 
 	if (relation_oids != NULL)
-		hash_destroy(relation_oids);
+	{
+		HTAB	   *old = relation_oids;
+
+		relation_oids = NULL;	/* should there be no memory for the next one */
+		hash_destroy(old);
+	}
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = NAMEDATALEN;
 	ctl.entrysize = sizeof(RelationOidEntry);

@@ -63,8 +63,11 @@ Datum
 outbox_pause_topic(PG_FUNCTION_ARGS)
 {
 	(void) change_topic(fcinfo,
-						"INSERT INTO outbox._stream AS s (server, topic, state, since)"
-						" VALUES ($1, $2, 'paused', now())"
+						"WITH known AS (UPDATE outbox._stream SET state = 'paused', reason = NULL, since = now()"
+						" WHERE server = $1 AND topic = $2 AND state <> 'paused')"
+						" INSERT INTO outbox._stream AS s (server, topic, state, since)"
+						" SELECT $1, $2, 'paused', now()"
+						" WHERE NOT EXISTS (SELECT FROM outbox._stream WHERE server = $1 AND topic = $2)"
 						" ON CONFLICT (server, topic) DO UPDATE SET state = 'paused', reason = NULL,"
 						" since = now() WHERE s.state <> 'paused'");
 	PG_RETURN_VOID();

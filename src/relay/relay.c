@@ -380,6 +380,7 @@ wait_timeout(void)
 static bool
 run_flows(void)
 {
+	MemoryContext context = CurrentMemoryContext;
 	bool		progress = false;
 	ListCell   *lc;
 
@@ -387,6 +388,8 @@ run_flows(void)
 	{
 		RelayFlow  *flow = lfirst(lc);
 
+		/* a transaction leaves another one behind, which nobody resets */
+		MemoryContextSwitchTo(context);
 		progress |= outbox_flow_run(flow);
 		if (outbox_flow_settle_due(flow))
 		{

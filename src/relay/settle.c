@@ -310,6 +310,15 @@ settle_entries(RelayFlow *flow, uint64 end)
 	outbox_park_end(batch);
 }
 
+static void
+entry_release(RelayFlow *flow, RelayEntry *entry)
+{
+	if (entry->error != NULL)
+		pfree(entry->error);
+	entry->error = NULL;
+	outbox_page_release(flow, entry->page);
+}
+
 void
 outbox_flow_settle(RelayFlow *flow, bool all)
 {
@@ -337,7 +346,7 @@ outbox_flow_settle(RelayFlow *flow, bool all)
 	OUTBOX_FAULT("relay.after_settle");
 
 	for (; flow->head < end; flow->head++)
-		outbox_page_release(flow, flow->ring[flow->head % FLOW_RING_SIZE].page);
+		entry_release(flow, &flow->ring[flow->head % FLOW_RING_SIZE]);
 	flow->position_moved = false;
 	flow->position_stored = GetCurrentTimestamp();
 }

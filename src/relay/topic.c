@@ -165,7 +165,8 @@ row_make(RelayTopic *topic)
 	values[0] = CStringGetTextDatum(topic->flow->server);
 	values[1] = CStringGetTextDatum(topic->name);
 	outbox_sql_begin();
-	outbox_sql_execute("INSERT INTO outbox._stream (server, topic) VALUES ($1, $2)"
+	outbox_sql_execute("INSERT INTO outbox._stream (server, topic) SELECT $1, $2"
+					   " WHERE NOT EXISTS (SELECT FROM outbox._stream WHERE server = $1 AND topic = $2)"
 					   " ON CONFLICT DO NOTHING", 2, types, values, NULL);
 	outbox_sql_execute("SELECT id FROM outbox._stream WHERE server = $1 AND topic = $2",
 					   2, types, values, NULL);

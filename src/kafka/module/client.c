@@ -22,6 +22,7 @@
 #define PROBE_INTERVAL_MS 500	/* between two looks for a live broker */
 #define LOG_WINDOW_MS 60000		/* per window at most LOG_LINES lines */
 #define LOG_LINES 10
+#define SECRET_PART 4			/* so few bytes of a secret may be seen */
 
 /* For every client; the server's settings may differ. */
 static const Property common_defaults[] = {
@@ -162,6 +163,24 @@ client_keep_secrets(Client *client, const OutboxServerSettings *settings)
 			client->secrets[client->nsecrets++] = pstrdup(settings->items[i].value);
 }
 
+/*
+ * A text may have been cut amid a secret.
+ */
+static void
+scrub_end(const char *secret, size_t len, char *text)
+{
+	size_t		textlen = strlen(text);
+
+	for (size_t n = Min(len - 1, textlen); n >= SECRET_PART; n--)
+	{
+		if (memcmp(text +textlen - n, secret, n) == 0)
+		{
+			memset(text +textlen - n, '*', n);
+			return;
+		}
+	}
+}
+
 void
 client_scrub(const Client *client, char *text)
 {
@@ -175,6 +194,7 @@ client_scrub(const Client *client, char *text)
 			memset(hit, '*', len);
 			hit += len;
 		}
+		scrub_end(client->secrets[i], len, text);
 	}
 }
 
