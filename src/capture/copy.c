@@ -140,19 +140,25 @@ static const char finish_sql[] =
 "   AND NOT EXISTS (SELECT FROM outbox._copy_pending AS k WHERE k.publication = $1)";
 
 /*
- * The snapshot is taken after the floor: who had stamped by then and has not
- * ended is in it, and holds the lock.
+ * Who stamped before the floor and has not ended by now holds the lock.  Each is
+ * noted by its first transaction id, as 64 bits.  What the snapshot has in
+ * progress is no way to narrow that down: it does not list those behind the
+ * last one that has ended.
  */
 static const char begin_sql[] =
 "WITH l AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks WHERE granted),"
-" writers AS (SELECT t.transactionid FROM l JOIN l AS t USING (virtualtransaction)"
+" me AS (SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8 AS xid),"
+" writers AS (SELECT pg_catalog.min(me.xid - 2147483648 + (6442450944 - me.xid % 4294967296"
+"   + t.transactionid::pg_catalog.text::pg_catalog.int8) % 4294967296) AS xid"
+"  FROM me, l JOIN l AS t USING (virtualtransaction)"
 "  WHERE l.locktype = 'relation' AND l.relation = 'outbox._stamp'::pg_catalog.regclass"
 "    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d"
 "                       WHERE d.datname = pg_catalog.current_database())"
-"    AND t.locktype = 'transactionid' AND t.mode = 'ExclusiveLock')"
+"    AND t.locktype = 'transactionid' AND t.mode = 'ExclusiveLock'"
+"    AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()"
+"  GROUP BY virtualtransaction)"
 " UPDATE outbox._copy SET floor = $2, attempts = 0, error = NULL, retry_at = NULL, waits_for ="
-"  (SELECT pg_catalog.array_agg(x) FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot()) AS x"
-"    WHERE x::pg_catalog.xid IN (SELECT w.transactionid FROM writers AS w))"
+"  (SELECT pg_catalog.array_agg(w.xid::pg_catalog.text::pg_catalog.xid8 ORDER BY w.xid) FROM writers AS w)"
 " WHERE publication = $1";
 
 static const char end_sql[] =

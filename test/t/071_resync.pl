@@ -119,6 +119,19 @@ is($node->safe_psql('orders', "SELECT outbox.apply('item_replica', '9001', '{\"i
 	'what comes of the lost history now is stale');
 is($node->safe_psql('orders', q(SELECT count(*) FROM outbox._mark)), '0', 'no mark is left');
 
+# ---- a writer whose transaction is the newest, as none behind it has ended
+fault($node, 'copy.next=wait');
+$node->wait_for_log(qr/fault point "copy.next" is hit/);
+$node->safe_psql('users', q(SELECT outbox.resync('item')));
+my $newest = $node->background_psql('users');
+$newest->query_safe(q(BEGIN));
+my $xid = $newest->query_safe(q(DELETE FROM item WHERE id IN (100, 101, 102) RETURNING pg_current_xact_id())) =~ s/\n.*//sr;
+no_faults($node);
+is_soon($node, 'users', q(SELECT waits_for FROM outbox._copy), "{$xid}", 'the newest transaction is waited for as well');
+$newest->query_safe('COMMIT');
+$newest->quit;
+equal('the newest writer');
+
 # ---- an empty table
 $node->safe_psql('users', <<'END');
 CREATE TABLE aside AS SELECT * FROM item;
