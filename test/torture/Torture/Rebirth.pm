@@ -102,12 +102,39 @@ sub restore_dump
 	return;
 }
 
+# A TRUNCATE that commits between pg_dump's snapshot and its lock is in the dump, and
+# nothing else of its transaction is: PostgreSQL says so.  Returns the session that
+# keeps that from happening.
+sub no_truncate
+{
+	my ($users) = @_;
+	my $session = $users->session("SET application_name = 'torture_dump'; BEGIN; LOCK TABLE item IN ACCESS SHARE MODE;");
+	my $until   = time + 20;
+
+	until ($users->insist(q(SELECT count(*) FROM pg_stat_activity WHERE application_name = 'torture_dump'
+		AND state = 'idle in transaction' AND query ~ '^LOCK'), 'postgres') ne '0')
+	{
+		if (time > $until)
+		{
+			Torture::Service::hang_up($session);
+			die "no lock on item\n";
+		}
+		sleep 0.05;
+	}
+	return $session;
+}
+
 sub dump_database
 {
 	my ($t, $service) = @_;
 	my $file = "$t->{world}{work}/$service->{name}.dump";
 
-	run_or_die($t, $service, 'pg_dump', '-Fc', '-Z1', '-f', $file, $service->{db});
+	my $session = $service == $t->{users} ? no_truncate($service) : undef;
+
+	eval { run_or_die($t, $service, 'pg_dump', '-Fc', '-Z1', '-f', $file, $service->{db}) };
+	my $problem = $@;
+	Torture::Service::hang_up($session) if $session;
+	die $problem if $problem;
 	return $file;
 }
 
