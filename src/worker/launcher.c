@@ -583,6 +583,7 @@ outbox_launcher_main(Datum arg)
 
 	outbox_worker_run_early_init();
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	ConfigReloadPending = true; /* until here a reload was ignored */
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 

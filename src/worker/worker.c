@@ -529,6 +529,7 @@ static void
 worker_set_up(void)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	ConfigReloadPending = true; /* until here a reload was ignored */
 	pqsignal(SIGTERM, worker_sigterm);
 	BackgroundWorkerUnblockSignals();
 	RegisterTimeout(USER_TIMEOUT, grace_over);
