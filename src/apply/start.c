@@ -112,7 +112,8 @@ start_time_ms(const char *start)
 
 	outbox_unpin_settings(nest_level);
 	outbox_transaction_commit(context);
-	return (time + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY) / 1000;
+	/* in microseconds since 1970 the last years do not fit */
+	return time / 1000 + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * (USECS_PER_DAY / 1000);
 }
 
 bool

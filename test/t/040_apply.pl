@@ -194,10 +194,14 @@ SET DateStyle = 'SQL, DMY';
 SET TimeZone = 'Asia/Kolkata';
 CREATE TABLE later (LIKE users INCLUDING ALL);
 SELECT outbox.replicate('later', topic => '$users', start => '31/12/2100 12:00');
+CREATE TABLE latest (LIKE users INCLUDING ALL);
+SELECT outbox.replicate('latest', topic => '$users', start => '31/12/294276 12:00');
 END
 is($node->safe_psql('shop', q(SELECT start FROM outbox.subscriptions WHERE name = 'later')), '2100-12-31 06:30:00+00', 'a time is kept in UTC');
 is_soon($node, 'shop', q(SELECT count(*) FROM outbox.stat_subscriptions WHERE name = 'later' AND next_offset = high_watermark), '2', 'a time to come begins at the end');
 is($node->safe_psql('shop', 'SELECT count(*) FROM later'), '0', 'and has nothing of what was there');
+is_soon($node, 'shop', q(SELECT count(*) FROM outbox.stat_subscriptions WHERE name = 'latest' AND next_offset = high_watermark), '2', 'so does the last time there is');
+is($node->safe_psql('shop', 'SELECT count(*) FROM latest'), '0', 'with nothing of what was there');
 is($node->safe_psql('shop', $applier), $pid, 'the applier has lived through it');
 $node->stop;
 
