@@ -23,12 +23,14 @@ CREATE TABLE outbox._subscription (
 	suspect_offset bigint,
 	suspect_count int NOT NULL DEFAULT 0,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	handler_owner regrole,
 	CHECK ((target IS NULL) <> (handler IS NULL))
 );
 CREATE INDEX _subscription_target_idx ON outbox._subscription (target);
 COMMENT ON TABLE outbox._subscription IS 'subscriptions; internal, see view outbox.subscriptions';
 COMMENT ON COLUMN outbox._subscription.starts IS 'how often a worker began with it since an event was last applied: many mean that an event kills the worker';
 COMMENT ON COLUMN outbox._subscription.id IS 'which subscription it is, for the worker and for dead letters: another one may have had the name before';
+COMMENT ON COLUMN outbox._subscription.handler_owner IS 'who owned the handler when it was subscribed: a function of that name that belongs to another role is not called; null for a replica, or if it is not known';
 SELECT pg_catalog.pg_extension_config_dump('outbox._subscription', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox._subscription_id_seq', '');
 
@@ -99,7 +101,7 @@ CREATE FUNCTION outbox.handle(handler regprocedure, topic text, name text DEFAUL
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'outbox_handle';
 COMMENT ON FUNCTION outbox.handle(regprocedure, text, text, text, text, text, text) IS
-'call a function for each event of a topic, in one transaction with the event''s offset and its entry in the inbox, and return the subscription''s name. The function takes one outbox.event; what it returns is ignored; it runs with its owner''s rights, for at most pg_outbox.handler_timeout. An event that fails is set aside, and later events with the same key wait for it. Parameters as of outbox.replicate(); the default of name is the function''s';
+'call a function for each event of a topic, in one transaction with the event''s offset and its entry in the inbox, and return the subscription''s name. The function takes one outbox.event; what it returns is ignored; it runs with its owner''s rights, for at most pg_outbox.handler_timeout. An event that fails is set aside, and later events with the same key wait for it. A function of that name that belongs to another role than when it was subscribed is not called: the subscription stops, until a superuser or a member of both roles calls outbox.handle() again. Parameters as of outbox.replicate(); the default of name is the function''s';
 
 CREATE FUNCTION outbox.unsubscribe(name text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE

@@ -236,6 +236,15 @@ CREATE OR REPLACE VIEW outbox.copies AS
 	FROM outbox._copy AS c JOIN outbox._publication AS p ON p.name = c.publication;
 COMMENT ON VIEW outbox.copies IS 'the last copy of each publication: state running, done or cancelled, rows published so far, those pending because a transaction was changing them (looked at again when it has ended; the copy is not done before), identity of the last row read; attempts, error and retry_at: failures since the last chunk that went through; estimated_rows: rows in the table and its partitions by the planner''s statistics, whatever the filter says (null: one of them was never analyzed); kind: copy, or resync, of which floor is the version that replicas will have nothing older than (null: not begun), and waits_for the transactions that have to end before it reads (null: none)';
 
+-- Whose function a handler was.
+ALTER TABLE outbox._subscription ADD COLUMN handler_owner regrole;
+COMMENT ON COLUMN outbox._subscription.handler_owner IS 'who owned the handler when it was subscribed: a function of that name that belongs to another role is not called; null for a replica, or if it is not known';
+UPDATE outbox._subscription AS s SET handler_owner = p.proowner
+	FROM pg_catalog.pg_proc AS p
+	WHERE p.oid = pg_catalog.to_regprocedure(s.handler || '(outbox.event)');
+COMMENT ON FUNCTION outbox.handle(regprocedure, text, text, text, text, text, text) IS
+'call a function for each event of a topic, in one transaction with the event''s offset and its entry in the inbox, and return the subscription''s name. The function takes one outbox.event; what it returns is ignored; it runs with its owner''s rights, for at most pg_outbox.handler_timeout. An event that fails is set aside, and later events with the same key wait for it. A function of that name that belongs to another role than when it was subscribed is not called: the subscription stops, until a superuser or a member of both roles calls outbox.handle() again. Parameters as of outbox.replicate(); the default of name is the function''s';
+
 -- What a subscription has lost.
 ALTER TABLE outbox._offset ADD COLUMN last_loss text, ADD COLUMN last_loss_at timestamptz;
 CREATE OR REPLACE VIEW outbox.stat_subscriptions AS

@@ -3,11 +3,12 @@
  * admin.c
  *	  replicate(), handle() and what else changes subscriptions.
  *
- * Whoever owns the target manages the subscription, and so do members of the
- * extension's owner.  Changes take a row lock on the subscription and are told
- * to the worker at commit; a worker that goes on with the old row meanwhile is
- * fenced by the offsets, see offset.c.  replicate() and handle() first lock
- * what no row stands for yet, the name and the target: see lock_wanted().
+ * Whoever owns the replica manages the subscription, or whoever owned the
+ * handler when it was subscribed, and so do members of the extension's owner.
+ * Changes take a row lock on the subscription and are told to the worker at
+ * commit; a worker that goes on with the old row meanwhile is fenced by the
+ * offsets, see offset.c.  replicate() and handle() first lock what no row
+ * stands for yet, the name and the target: see lock_wanted().
  *
  *-------------------------------------------------------------------------
  */
@@ -35,7 +36,6 @@
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 
-#include "apply/deliver.h"
 #include "apply/statement.h"
 #include "apply/start.h"
 #include "apply/subscription.h"
@@ -57,6 +57,8 @@ typedef struct Wanted
 	char	   *name;
 	Oid			target;
 	char	   *handler;
+	Oid			handler_owner;	/* InvalidOid for a replica */
+	Oid			caller;			/* not set for a replica */
 	char	   *server;
 	char	   *topic;
 	Datum		key;
@@ -145,29 +147,20 @@ common_arguments(Wanted *wanted)
 /* ---------------- rights ---------------- */
 
 static bool
-manages_everything(void)
+manages_everything(Oid role)
 {
-	return superuser() || has_privs_of_role(GetUserId(), outbox_owner_oid());
-}
-
-static bool
-owns_handler(const char *handler)
-{
-	Oid			funcid = outbox_deliver_handler_oid(handler, true);
-
-	return OidIsValid(funcid) && object_ownercheck(ProcedureRelationId, funcid, GetUserId());
+	return superuser_arg(role) || has_privs_of_role(role, outbox_owner_oid());
 }
 
 void
 outbox_subscription_require_manager(const char *name)
 {
 	static const char sql[] =
-	"SELECT target::oid::int8, handler FROM outbox._subscription WHERE name = $1";
+	"SELECT target::oid::int8, handler_owner::oid::int8 FROM outbox._subscription WHERE name = $1";
 	OutboxSqlArg args[] = {sql_text(name)};
-	MemoryContext caller = CurrentMemoryContext;
 	OutboxOwnerScope scope;
 	Oid			target = InvalidOid;
-	char	   *handler = NULL;
+	Oid			handler_owner = InvalidOid;
 	bool		found;
 
 	outbox_statement_begin(&scope);
@@ -175,19 +168,17 @@ outbox_subscription_require_manager(const char *name)
 	if (found)
 	{
 		target = (Oid) outbox_statement_get_int8(0, 1, InvalidOid);
-		handler = outbox_statement_get_text(0, 2);
-		if (handler != NULL)
-			handler = MemoryContextStrdup(caller, handler);
+		handler_owner = (Oid) outbox_statement_get_int8(0, 2, InvalidOid);
 	}
 	outbox_statement_end(&scope);
 
-	if (manages_everything() && found)
+	if (manages_everything(GetUserId()) && found)
 		return;
 	if (!found)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("subscription \"%s\" does not exist", name)));
-	if (handler != NULL ? owns_handler(handler) :
+	if (!OidIsValid(target) ? has_privs_of_role(GetUserId(), handler_owner) :
 		(SearchSysCacheExists1(RELOID, ObjectIdGetDatum(target)) &&
 		 object_ownercheck(RelationRelationId, target, GetUserId())))
 		return;
@@ -214,8 +205,8 @@ insert_subscription(const Wanted *wanted)
 {
 	static const char sql[] =
 	"INSERT INTO outbox._subscription (name, target, handler, server, topic, key_columns,"
-	" version_column, columns, start, on_error, on_data_loss)"
-	" VALUES ($1, $2::regclass, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+	" version_column, columns, start, on_error, on_data_loss, handler_owner)"
+	" VALUES ($1, $2::regclass, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::regrole)";
 	static const char adopt[] =
 	"UPDATE outbox._dead_letter d SET subscription ="
 	" (SELECT id FROM outbox._subscription WHERE name = $1)"
@@ -225,7 +216,7 @@ insert_subscription(const Wanted *wanted)
 		sql_text(wanted->name), sql_oid(wanted->target), sql_text(wanted->handler),
 		sql_text(wanted->server), sql_text(wanted->topic), sql_names(wanted->key),
 		sql_text(wanted->version_column), sql_names(wanted->columns), sql_text(wanted->start),
-		sql_text(wanted->on_error), sql_text(wanted->on_data_loss)
+		sql_text(wanted->on_error), sql_text(wanted->on_data_loss), sql_oid(wanted->handler_owner)
 	};
 
 	(void) outbox_statement_run(sql, lengthof(args), args);
@@ -244,16 +235,17 @@ differences(const Wanted *wanted, bool *elsewhere)
 	"SELECT server IS DISTINCT FROM $2, topic IS DISTINCT FROM $3,"
 	" key_columns IS DISTINCT FROM $4, version_column IS DISTINCT FROM $5,"
 	" columns IS DISTINCT FROM $6, start IS DISTINCT FROM $7, on_error IS DISTINCT FROM $8,"
-	" on_data_loss IS DISTINCT FROM $9, state <> 'running'"
+	" on_data_loss IS DISTINCT FROM $9, handler_owner IS DISTINCT FROM $10::regrole, state <> 'running'"
 	" FROM outbox._subscription WHERE name = $1";
 	static const char *const names[] = {
 		"server", "topic", "key", "version_column", "columns", "start", "on_error",
-		"on_data_loss", "state"
+		"on_data_loss", "owner", "state"
 	};
 	OutboxSqlArg args[] = {
 		sql_text(wanted->name), sql_text(wanted->server), sql_text(wanted->topic),
 		sql_names(wanted->key), sql_text(wanted->version_column), sql_names(wanted->columns),
-		sql_text(wanted->start), sql_text(wanted->on_error), sql_text(wanted->on_data_loss)
+		sql_text(wanted->start), sql_text(wanted->on_error), sql_text(wanted->on_data_loss),
+		sql_oid(wanted->handler_owner)
 	};
 	StringInfoData buf;
 
@@ -272,13 +264,14 @@ update_subscription(const Wanted *wanted, bool elsewhere)
 	static const char sql[] =
 	"UPDATE outbox._subscription SET server = $2, topic = $3, key_columns = $4,"
 	" version_column = $5, columns = $6, start = $7, on_error = $8, on_data_loss = $9,"
-	" state = 'running', stopped_sqlstate = NULL, stopped_reason = NULL, stopped_at = NULL,"
+	" handler_owner = $10::regrole, state = 'running', stopped_sqlstate = NULL, stopped_reason = NULL, stopped_at = NULL,"
 	" generation = generation + 1, starts = 0, suspect_count = 0 WHERE name = $1";
 	static const char forget[] = "DELETE FROM outbox._offset WHERE subscription = $1";
 	OutboxSqlArg args[] = {
 		sql_text(wanted->name), sql_text(wanted->server), sql_text(wanted->topic),
 		sql_names(wanted->key), sql_text(wanted->version_column), sql_names(wanted->columns),
-		sql_text(wanted->start), sql_text(wanted->on_error), sql_text(wanted->on_data_loss)
+		sql_text(wanted->start), sql_text(wanted->on_error), sql_text(wanted->on_data_loss),
+		sql_oid(wanted->handler_owner)
 	};
 
 	(void) outbox_statement_run(sql, lengthof(args), args);
@@ -309,6 +302,24 @@ lock_wanted(const Wanted *wanted)
 }
 
 /*
+ * Who has a function of a name that was another's does not get the other's
+ * subscription with it, which has letters and a place in the topic.
+ */
+static void
+check_former_owner(const Wanted *wanted, Oid former)
+{
+	if (former == wanted->handler_owner || manages_everything(wanted->caller) ||
+		has_privs_of_role(wanted->caller, former))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("subscription \"%s\" is for a handler of another role", wanted->name),
+			 errdetail("Function %s is not known to have belonged to its present owner when it was subscribed.",
+					   wanted->handler),
+			 errhint("Ask a superuser to call outbox.handle(), or choose another name with name => '...'.")));
+}
+
+/*
  * Does the name belong to another target?  False if it is free.  Locks the
  * row.
  */
@@ -316,8 +327,8 @@ static bool
 name_is_taken(const Wanted *wanted)
 {
 	static const char sql[] =
-	"SELECT target IS NOT DISTINCT FROM $2::regclass AND handler IS NOT DISTINCT FROM $3"
-	" FROM outbox._subscription WHERE name = $1 FOR UPDATE";
+	"SELECT target IS NOT DISTINCT FROM $2::regclass AND handler IS NOT DISTINCT FROM $3,"
+	" handler_owner::oid::int8 FROM outbox._subscription WHERE name = $1 FOR UPDATE";
 	OutboxSqlArg args[] = {sql_text(wanted->name), sql_oid(wanted->target),
 	sql_text(wanted->handler)};
 
@@ -328,6 +339,8 @@ name_is_taken(const Wanted *wanted)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("subscription \"%s\" exists for another target", wanted->name),
 				 errhint("Choose another name with name => '...'.")));
+	if (wanted->handler != NULL)
+		check_former_owner(wanted, (Oid) outbox_statement_get_int8(0, 2, InvalidOid));
 	return true;
 }
 
@@ -485,9 +498,9 @@ notice_search_path(HeapTuple tup, const char *name)
 			 errhint("ALTER FUNCTION %s(outbox.event) SET search_path = ... gives it one.", name)));
 }
 
-/* Schema-qualified name of a handler, once it is known to be one. */
+/* Schema-qualified name and owner of a handler, once it is known to be one. */
 static char *
-handler_name(Oid funcid)
+handler_name(Oid funcid, Oid *owner)
 {
 	HeapTuple	tup = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
 	Form_pg_proc form;
@@ -510,6 +523,7 @@ handler_name(Oid funcid)
 				 errhint("Define it as %s(event outbox.event) RETURNS void.", NameStr(form->proname))));
 	name = quote_qualified_identifier(get_namespace_name(form->pronamespace), NameStr(form->proname));
 	notice_search_path(tup, name);
+	*owner = form->proowner;
 	ReleaseSysCache(tup);
 	return name;
 }
@@ -527,7 +541,8 @@ outbox_handle(PG_FUNCTION_ARGS)
 	outbox_argument_require(fcinfo, 0, "handler", "Pass a function that takes one outbox.event.");
 	funcid = PG_GETARG_OID(0);
 	wanted.topic = outbox_argument_text(fcinfo, 1, "topic", "Pass the topic to read.");
-	wanted.handler = handler_name(funcid);
+	wanted.handler = handler_name(funcid, &wanted.handler_owner);
+	wanted.caller = GetUserId();
 	wanted.name = PG_ARGISNULL(2) ? get_func_name(funcid) : outbox_argument_text_or_null(fcinfo, 2);
 	wanted.start = outbox_argument_text(fcinfo, 3, "start", LEAVE_OUT);
 	wanted.on_error = outbox_argument_text(fcinfo, 4, "on_error", LEAVE_OUT);

@@ -22,6 +22,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "parser/parse_func.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/json.h"
@@ -38,6 +39,7 @@
 #include "apply/settings.h"
 #include "apply/statement.h"
 #include "apply/target.h"
+#include "common/fault.h"
 #include "worker/limit.h"
 
 static TimestampTz delivery_began = 0;
@@ -239,14 +241,57 @@ deliver_to_replica(OutboxFeed *feed, const OutboxRecord *records, char *fates, i
 
 /* ---------------- handlers ---------------- */
 
-Oid
-outbox_deliver_handler_oid(const char *handler, bool missing_ok)
+/* For messages; the role may be gone. */
+static char *
+role_name(Oid role)
+{
+	char	   *name = GetUserNameFromId(role, true);
+
+	return name ? name : psprintf("%u", role);
+}
+
+static void
+check_handler_owner(const OutboxSubscription *sub, Oid owner)
+{
+	if (!OidIsValid(sub->handler_owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("it is not known whose function handler %s was when it was subscribed", sub->handler),
+				 errdetail("It belongs to role \"%s\" now.", role_name(owner)),
+				 errhint("If that is right, call outbox.handle() again as a superuser.")));
+	if (owner != sub->handler_owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("handler %s belongs to role \"%s\", not to role \"%s\" as when it was subscribed",
+						sub->handler, role_name(owner), role_name(sub->handler_owner)),
+				 errdetail("It may be another function, which was not meant to have the events."),
+				 errhint("If that is right, call outbox.handle() again as a superuser, or as a member of both roles.")));
+}
+
+/*
+ * Whose rights the handler has.  It is known by name, and in its schema others
+ * may be allowed to create functions: until the transaction ends, which calls
+ * it by that name, nobody drops or renames it, or gives it away.
+ */
+static Oid
+lock_handler(const OutboxSubscription *sub)
 {
 	Oid			argtype = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 										  CStringGetDatum("event"),
 										  ObjectIdGetDatum(outbox_schema_oid()));
+	List	   *names = outbox_qualified_name(sub->handler);
+	Oid			locked = InvalidOid;
+	Oid			funcid;
+	Oid			owner;
 
-	return LookupFuncName(outbox_qualified_name(handler), 1, &argtype, missing_ok);
+	while ((funcid = LookupFuncName(names, 1, &argtype, false)) != locked)
+	{
+		LockDatabaseObject(ProcedureRelationId, funcid, 0, AccessShareLock);
+		locked = funcid;
+	}
+	owner = function_owner(funcid);
+	check_handler_owner(sub, owner);
+	return owner;
 }
 
 /* The last header of that name, in the server's encoding, or NULL. */
@@ -337,14 +382,16 @@ static void
 deliver_to_handler(OutboxFeed *feed, const OutboxRecord *rec, char *fate)
 {
 	WorkerRights saved;
+	Oid			owner;
 
 	if (!is_first_time(feed, rec))
 	{
 		*fate = OUTBOX_APPLY_DUPLICATE;
 		return;
 	}
-	become(function_owner(outbox_deliver_handler_oid(feed->sub->handler, false)),
-		   &saved);
+	owner = lock_handler(feed->sub);
+	OUTBOX_FAULT("handler-locked");
+	become(owner, &saved);
 	SPI_connect();
 	start_clock(feed);
 	call_handler(feed, rec);
@@ -392,7 +439,7 @@ outbox_deliver_check(const OutboxFeed *feed)
 
 	if (feed->sub->handler != NULL)
 	{
-		(void) outbox_deliver_handler_oid(feed->sub->handler, false);
+		(void) lock_handler(feed->sub);
 		return;
 	}
 	become(relation_owner(feed), &saved);

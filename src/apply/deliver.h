@@ -39,9 +39,6 @@ extern char *outbox_deliver_identity(OutboxFeed *feed, const OutboxRecord *rec, 
 /* That of a handler's record, which is in its key; NULL if it has none. */
 extern char *outbox_deliver_key_identity(const OutboxRecord *rec);
 
-/* Resolve "schema.function(outbox.event)"; raises undefined_function. */
-extern Oid	outbox_deliver_handler_oid(const char *handler, bool missing_ok);
-
 /* End of a delivery that raised: was it cancelled for taking too long? */
 extern bool outbox_deliver_timed_out(const OutboxFeed *feed, const ErrorData *edata);
 

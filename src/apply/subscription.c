@@ -39,6 +39,7 @@ subscription_from_row(uint64 row)
 	sub->generation = outbox_statement_get_int8(row, 9, 0);
 	sub->starts = outbox_statement_get_int4(row, 10, 0);
 	sub->id = outbox_statement_get_int8(row, 11, 0);
+	sub->handler_owner = (Oid) outbox_statement_get_int8(row, 12, InvalidOid);
 	return sub;
 }
 
@@ -47,7 +48,7 @@ outbox_subscription_load(void)
 {
 	static const char sql[] =
 	"SELECT name, target::oid::int8, handler, server, topic, start, on_error,"
-	" on_data_loss = 'continue', generation, starts, id"
+	" on_data_loss = 'continue', generation, starts, id, handler_owner::oid::int8"
 	" FROM outbox._subscription WHERE state = 'running' ORDER BY name";
 	MemoryContext caller = CurrentMemoryContext;
 	OutboxOwnerScope scope;

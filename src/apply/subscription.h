@@ -27,6 +27,8 @@ typedef struct OutboxSubscription
 	int64		id;				/* of its letters */
 	Oid			target;			/* replica; InvalidOid for a handler */
 	char	   *handler;		/* "schema.function"; NULL for a replica */
+	Oid			handler_owner;	/* when it was subscribed; InvalidOid if not
+								 * known */
 	char	   *server;
 	char	   *topic;
 	char	   *start;			/* as replicate() took it */

@@ -141,9 +141,13 @@ for my $version (@versions)
 	$node->safe_psql('upgraded', q(CREATE TABLE kept (id bigint PRIMARY KEY, version bigint NOT NULL);
 		INSERT INTO outbox._dead_letter (direction, topic, header_names, header_values, target, sqlstate, message, state)
 			VALUES ('in', 't', '{}', '{}', 'kept'::regclass, '22000', 'm', 'dead')));
+	$node->safe_psql('upgraded', q(CREATE FUNCTION "Kept"(e outbox.event) RETURNS void LANGUAGE sql AS '';
+		INSERT INTO outbox._subscription (name, handler, server, topic, start, on_error, on_data_loss)
+			SELECT n, 'public.' || quote_ident(n), 's', 't', 'earliest', 'stop', 'stop' FROM unnest('{Kept,gone}'::text[]) AS n));
 	$node->safe_psql('upgraded', 'ALTER EXTENSION pg_outbox UPDATE');
 	same_objects('fresh', 'upgraded', "from $version to $library");
 	is($node->safe_psql('upgraded', q(SELECT string_agg(target::regclass::text, ' ') FROM outbox._dead_letter)), 'kept', 'rows are kept');
+	is($node->safe_psql('upgraded', q(SELECT string_agg(name, ' ') FROM outbox._subscription WHERE handler_owner = current_user::regrole)), 'Kept', 'owners of handlers are filled in');
 	$node->safe_psql('postgres', 'DROP DATABASE upgraded');
 }
 
