@@ -16,6 +16,7 @@
 #include "catalog/pg_database.h"
 #include "utils/acl.h"
 #include "utils/resowner.h"
+#include "utils/snapmgr.h"
 #include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 150000
@@ -127,6 +128,15 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #else
 #define outbox_index_beginscan(heap, index, snapshot, nkeys) \
 	index_beginscan(heap, index, snapshot, nkeys, 0)
+#endif
+
+/* 17: who inserts into a table that has a TOAST table must have a snapshot */
+#if PG_VERSION_NUM >= 170000
+#define outbox_push_toast_snapshot() PushActiveSnapshot(GetTransactionSnapshot())
+#define outbox_pop_toast_snapshot() PopActiveSnapshot()
+#else
+#define outbox_push_toast_snapshot() ((void) 0)
+#define outbox_pop_toast_snapshot() ((void) 0)
 #endif
 
 /* 18: a function that does not return is marked in front, everywhere */

@@ -172,7 +172,9 @@ outbox_segment_write(int segment, uint64 xid, int64 id, int64 stamp, bytea *even
 	values[LOG_EVENTS] = PointerGetDatum(events);
 
 	tup = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+	outbox_push_toast_snapshot();	/* before a commit there is none any more */
 	heap_insert(rel, tup, GetCurrentCommandId(true), HEAP_INSERT_NO_LOGICAL, NULL);
+	outbox_pop_toast_snapshot();
 	indexes_add(rel, values, nulls, tup);
 	pgstat_count_heap_insert(rel, 1);
 
