@@ -13,15 +13,19 @@
 #include "common/compat.h"
 #include "capture/publication.h"
 
+#include "access/genam.h"
 #include "access/relation.h"
+#include "access/table.h"
 #include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "nodes/value.h"
 #include "parser/parse_func.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 
 #include "common/catalog.h"
@@ -81,13 +85,26 @@ outbox_source_is_guarded(Relation rel)
 	return has_trigger(rel, TRUNCATE_FUNCTION);
 }
 
+/*
+ * By the catalog, so that the table need not be locked.
+ */
 static bool
 table_has_trigger(Oid relid, const char *function)
 {
-	Relation	rel = relation_open(relid, NoLock);
-	bool		found = has_trigger(rel, function);
+	Oid			funcid = trigger_function_oid(function);
+	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tup;
+	bool		found = false;
 
-	relation_close(rel, NoLock);
+	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, TriggerRelidNameIndexId, true, NULL, 1, &key);
+	while (!found && HeapTupleIsValid(tup = systable_getnext(scan)))
+		found = ((Form_pg_trigger) GETSTRUCT(tup))->tgfoid == funcid;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
 	return found;
 }
 
@@ -205,10 +222,14 @@ drop_trigger(Oid relid, const char *function)
 void
 outbox_source_drop_triggers(Oid relid, const char *kind)
 {
-	List	   *oids = find_all_inheritors(relid, AccessExclusiveLock, NULL);
+	List	   *oids;
 	OutboxOwnerScope scope;
 	ListCell   *lc;
 
+	LockRelationOid(relid, AccessExclusiveLock);	/* that of DROP TRIGGER */
+	if (get_rel_name(relid) == NULL)
+		return;					/* dropped while we waited */
+	oids = find_all_inheritors(relid, AccessExclusiveLock, NULL);
 	drop_trigger(relid, capture_function(kind));
 	if (strcmp(kind, PUBLICATION_TABLE) != 0)
 		return;
