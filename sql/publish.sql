@@ -198,6 +198,8 @@ INSERT INTO keyed VALUES (1, 2, 'b', 3, 4);
 :show
 -- an identity without a primary key is guarded by what captures it
 ALTER TABLE keyed ALTER d DROP NOT NULL;
+ALTER TABLE keyed ADD unpublished int;
+ALTER TABLE keyed DROP unpublished;
 INSERT INTO keyed VALUES (2, 3, 'c', 4, NULL);
 SELECT name, problem FROM outbox.publications;
 DROP TABLE keyed;

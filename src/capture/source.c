@@ -144,7 +144,8 @@ outbox_source_open(Oid relid, LOCKMODE lockmode)
 /* ---------------- identity ---------------- */
 
 /*
- * Why an index cannot identify rows, NULL if it can.
+ * Why an index cannot identify rows, NULL if it can.  That its columns may be
+ * null is another matter, of them and not of the index: nullable_column().
  */
 static const char *
 index_problem(Form_pg_index index, HeapTuple tup, Relation rel)
@@ -168,11 +169,26 @@ index_problem(Form_pg_index index, HeapTuple tup, Relation rel)
 		Datum		d = SysCacheGetAttr(INDEXRELID, tup, Anum_pg_index_indcollation, &isnull);
 		Oid			collation = ((oidvector *) DatumGetPointer(d))->values[i];
 
-		if (!att->attnotnull)
-			return psprintf("Its column \"%s\" may be null.", NameStr(att->attname));
 		if (OidIsValid(collation) && !get_collation_isdeterministic(collation))
 			return psprintf("The collation of its column \"%s\" is not deterministic: equal keys may have different texts.",
 							NameStr(att->attname));
+	}
+	return NULL;
+}
+
+/*
+ * The first column of the index that may be null, NULL if none.
+ */
+static const char *
+nullable_column(Form_pg_index index, Relation rel)
+{
+	for (int i = 0; i < index->indnkeyatts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel),
+											  index->indkey.values[i] - 1);
+
+		if (!att->attnotnull)
+			return NameStr(att->attname);
 	}
 	return NULL;
 }
@@ -229,6 +245,7 @@ outbox_source_identity(Relation rel, const char *index_name)
 	Oid			indexid = find_identity_index(rel, index_name);
 	HeapTuple	tup;
 	const char *problem;
+	const char *nullable;
 	List	   *names = NIL;
 
 	if (!OidIsValid(indexid))
@@ -242,6 +259,9 @@ outbox_source_identity(Relation rel, const char *index_name)
 	if (!HeapTupleIsValid(tup))
 		elog(ERROR, "cache lookup failed for index %u", indexid);
 	problem = index_problem((Form_pg_index) GETSTRUCT(tup), tup, rel);
+	nullable = problem ? NULL : nullable_column((Form_pg_index) GETSTRUCT(tup), rel);
+	if (nullable != NULL)
+		problem = psprintf("Its column \"%s\" may be null.", nullable);
 	if (problem == NULL)
 		names = index_columns((Form_pg_index) GETSTRUCT(tup), rel);
 	ReleaseSysCache(tup);
