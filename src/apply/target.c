@@ -343,15 +343,30 @@ find_arbiter(Relation rel, const List *attnums)
 			 errdetail("It must be valid, not deferrable, not partial and without expressions.")));
 }
 
+/*
+ * In the order of the table.  A deferrable key is one, too: before 18 the
+ * relation cache does not count it.
+ */
 static List *
 primary_key_columns(Relation rel)
 {
-	Bitmapset  *attrs = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
+	List	   *indexes = RelationGetIndexList(rel);
+	Bitmapset  *attrs = NULL;
 	List	   *attnums = NIL;
+	ListCell   *lc;
 	int			x = -1;
 
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		Form_pg_index form = index->rd_index;
+
+		for (int i = 0; form->indisprimary && i < form->indnkeyatts; i++)
+			attrs = bms_add_member(attrs, form->indkey.values[i]);
+		index_close(index, AccessShareLock);
+	}
 	while ((x = bms_next_member(attrs, x)) >= 0)
-		attnums = lappend_int(attnums, x + FirstLowInvalidHeapAttributeNumber);
+		attnums = lappend_int(attnums, x);
 	if (attnums == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
