@@ -31,10 +31,12 @@ DROP SERVER kafka;
 -- Only into its own schema
 DROP EXTENSION pg_outbox;
 CREATE EXTENSION pg_outbox SCHEMA public;
--- and not into somebody else's
+-- and not into somebody else's (18 shows the script in the context)
+\set SHOW_CONTEXT never
 CREATE ROLE regress_outbox_squatter;
 ALTER SCHEMA outbox OWNER TO regress_outbox_squatter;
 CREATE EXTENSION pg_outbox;
 ALTER SCHEMA outbox OWNER TO CURRENT_USER;
 DROP ROLE regress_outbox_squatter;
+\set SHOW_CONTEXT errors
 CREATE EXTENSION pg_outbox;

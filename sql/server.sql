@@ -171,7 +171,9 @@ ALTER SERVER kafka OPTIONS (ADD "reconnect.backoff.ms" '5000', ADD "reconnect.ba
 SELECT * FROM outbox.server_check();
 \set VERBOSITY default
 ALTER SERVER kafka OPTIONS (DROP "reconnect.backoff.ms", DROP "reconnect.backoff.max.ms");
+\set VERBOSITY sqlstate
 SET pg_outbox.connect_timeout = '0';
+\set VERBOSITY default
 RESET pg_outbox.connect_timeout;
 
 -- rights: using a server is granted, naming files is for superusers
