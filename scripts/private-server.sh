@@ -92,11 +92,15 @@ copy_sources()
 	done
 }
 
+# Objects of other flags, or of another server's headers, are of no use.
 build()
 {
-	if [ "$(cat "$dir/flags" 2>/dev/null)" != "${variables[*]} $flags" ]; then
+	local made_with
+
+	made_with="$system $("$system" --version) ${variables[*]} $flags"
+	if [ "$(cat "$dir/flags" 2>/dev/null)" != "$made_with" ]; then
 		find "$dir/src" \( -name '*.o' -o -name '*.so' \) -delete
-		say "${variables[*]} $flags" >"$dir/flags"
+		say "$made_with" >"$dir/flags"
 	fi
 	make -C "$dir/src" -j"$(nproc)" PG_CONFIG="$private" COPT="$flags" "${variables[@]}" all &&
 		make -C "$dir/src" PG_CONFIG="$private" COPT="$flags" "${variables[@]}" install test-programs test-modules
