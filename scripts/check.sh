@@ -6,6 +6,7 @@
 #   TESTS="sql/emit t/010*"   only these (patterns over the tests' names)
 #   JOBS=n                    TAP tests at a time (default 2)
 #   KAFKA=no                  do without the real Kafka
+#   UPGRADE_FROM=pg_config    an older server's: t/072_pg_upgrade upgrades from that
 #   CI=true                   a test that did not run is a failure
 #   KEEP=1                    leave the working directory behind
 
@@ -21,6 +22,9 @@ else
 	[ "${KAFKA:-yes}" = no ] || setup+=(kafka)
 	scripts/setup.sh "${setup[@]}"
 	pg_config=$(scripts/private-server.sh check FUZZ=yes -DOUTBOX_FAULT_POINTS -DUSE_ASSERT_CHECKING -Werror)
+fi
+if [ -n "${UPGRADE_FROM:-}" ]; then
+	old_pg_config=$(PG_CONFIG=$UPGRADE_FROM scripts/private-server.sh upgrade-from)
 fi
 mkdir -p build/log
 
@@ -61,6 +65,10 @@ trap interrupted INT TERM HUP
 mkdir "$work/log"
 stage_tree "$work" "$pg_config"
 export KAFKA_LIBS=$STAGED_TREE/build/kafka-libs
+if [ -n "${UPGRADE_FROM:-}" ]; then
+	OUTBOX_UPGRADE_FROM=$STAGED_TREE${old_pg_config#"$ROOT"}
+	export OUTBOX_UPGRADE_FROM=${OUTBOX_UPGRADE_FROM%/pg_config}
+fi
 export OUTBOX_TREE=$STAGED_TREE PG_CONFIG=$STAGED_PG_CONFIG OUTBOX_WORK=$work HOME=$work
 cd "$work"
 (as_server_user perl "$OUTBOX_TREE/scripts/run-tests.pl") &

@@ -56,18 +56,20 @@ sub timeout
 
 my @nodes;
 
-# outbox_node(NAME, conf => TEXT, preload => 0, streaming => 1, start => 0)
+# outbox_node(NAME, conf => TEXT, preload => 0, streaming => 1, start => 0,
+#	initdb => [OPTION...], install_path => DIRECTORY)
 #
 # A new cluster, running unless start => 0.  It restarts after a crash, so that
 # workers can be killed, and restarts workers without much delay.
 sub outbox_node
 {
 	my ($name, %opt) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name,
+		defined $opt{install_path} ? (install_path => $opt{install_path}) : ());
 
 	$node->init(
 		allows_streaming => $opt{streaming} // 0,
-		extra            => ['--no-locale', '-E', 'UTF8']);
+		extra            => ['--no-locale', '-E', 'UTF8', @{ $opt{initdb} // [] }]);
 	$node->append_conf('postgresql.conf', <<"END");
 restart_after_crash = on
 log_statement = 'none'

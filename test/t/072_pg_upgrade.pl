@@ -3,7 +3,8 @@
 # its versions go on.
 #
 # With OUTBOX_UPGRADE_FROM, the bin directory of an older server that has the
-# extension as well, from that one; else from the version under test to itself.
+# extension as well (make check UPGRADE_FROM=pg_config makes one), from that one;
+# else from the version under test to itself.
 
 use strict;
 use warnings FATAL => 'all';
@@ -16,7 +17,9 @@ use Test::More;
 my $broker = outbox_broker(mock => 1);
 my %topic  = map { $_ => unique_topic($_) } qw(counter paused inward);
 my $old_bin = $ENV{OUTBOX_UPGRADE_FROM};
-my $old    = outbox_node('old', defined $old_bin ? (install_path => dirname($old_bin)) : ());
+# The same everywhere, as pg_upgrade wants it: the default is another one from 18 on.
+my @initdb = (initdb => ['--data-checksums']);
+my $old    = outbox_node('old', @initdb, defined $old_bin ? (install_path => dirname($old_bin)) : ());
 
 topic_create($broker, $_, 1) for values %topic;
 outbox_install($old, 'shop', $broker);
@@ -56,7 +59,8 @@ is($old->safe_psql('shop', q(SELECT count(*) FROM pg_attribute AS a JOIN pg_clas
 	'no column of a type that pg_upgrade refuses');
 $old->stop('fast');
 
-my $new = outbox_node('new', start => 0);
+my $new = outbox_node('new', @initdb, start => 0);
+diag 'from ' . $old->pg_version . ' to ' . $new->pg_version;
 my $bin = $new->config_data('--bindir');
 my $dir = PostgreSQL::Test::Utils::tempdir();
 chdir $dir or die "chdir: $!";
@@ -64,6 +68,7 @@ command_ok(
 	[ 'pg_upgrade', '--no-sync', '--link', '-d', $old->data_dir, '-D', $new->data_dir,
 		'-b', $old_bin // $bin, '-B', $bin, '-s', $new->host, '-p', $old->port, '-P', $new->port ],
 	'pg_upgrade');
+Test::More->builder->is_passing or die 'there is no upgraded cluster to look at';
 $new->start;
 
 is_soon($new, 'shop', q(SELECT count(*) FROM outbox._workers() WHERE waiting_for ~ '^resume: this database is a copy of another'),
