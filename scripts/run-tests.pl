@@ -319,8 +319,8 @@ sub tap_environment
 	make_path($dir, "$work/ports");
 	return {
 		TESTDIR                 => $dir,
-		TESTDATADIR             => "$dir/data",
-		TESTLOGDIR              => "$dir/log",
+		TESTDATADIR             => "$dir/tmp_check",    # as 15, which does not ask, has it
+		TESTLOGDIR              => "$dir/tmp_check/log",
 		PATH                    => "$bindir:$ENV{PATH}",
 		PG_REGRESS              => "$pgtest/regress/pg_regress",
 		PG_TEST_PORT_DIR        => "$work/ports",

@@ -42,13 +42,18 @@ ALTER DATABASE settings SET standard_conforming_strings = off;
 ALTER DATABASE settings SET transform_null_equals = on;
 ALTER DATABASE settings SET search_path = 'public';
 END
-$node->safe_psql('settings', <<'END') if $node->pg_version >= 17;
+if ($node->pg_version >= 17)
+{
+	$node->safe_psql('postgres', <<'END');
 ALTER DATABASE settings SET transaction_timeout = '1ms';
 ALTER DATABASE settings SET restrict_nonsystem_relation_kind = 'view';
 END
+	$ENV{PGOPTIONS} = '-c transaction_timeout=0';    # of ours
+}
 $node->safe_psql('settings', "SET session_authorization = default; SET role = none; SET default_transaction_read_only = off; SET statement_timeout = 0; SELECT outbox.emit('settings', 'k', 'v')");
 topic_wait($broker, 'settings', 1);
 is(values_in('settings'), 'v', 'no setting of its database stops the relay');
+delete $ENV{PGOPTIONS};
 
 # ---------------------------------------------------------------------------
 # A secrets file that changes

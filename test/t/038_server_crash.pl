@@ -90,7 +90,7 @@ my %crash = (
 		$_->finish for @load;    # all connections end
 		wait_until(sub { $node->psql('shop', 'SELECT 1') == 0 }, 'a connection');
 	},
-	'restart' => sub { $node->restart('fast'); 1 });
+	'restart' => sub { $node->restart; 1 });
 
 my $max_id = 0;
 for my $how ('kill -9 of the postmaster', 'immediate shutdown', 'kill -9 of a writer', 'kill -9 of the postmaster', 'restart')

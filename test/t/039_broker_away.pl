@@ -148,7 +148,7 @@ flows('before it freezes again');
 broker('STOP');
 writers_go_on('frozen again');
 my $begin = Time::HiRes::time();
-$node->restart('fast');
+$node->restart;
 cmp_ok(Time::HiRes::time() - $begin, '<', 10, 'a restart of the server does not wait for the broker');
 $writers->finish;    # it has lost its connections
 writers_go_on('frozen, after the restart');
