@@ -72,7 +72,7 @@ typedef struct OutboxKafkaApi
 	bool		(*producer_connected) (OutboxProducer *prod, const char **reason);
 	const char *(*producer_error) (OutboxProducer *prod);
 	void		(*producer_forget_topic) (OutboxProducer *prod, const char *topic);
-	bool		(*producer_refresh_topic) (OutboxProducer *prod, const char *topic);
+	OutboxKafkaFault (*producer_refresh_topic) (OutboxProducer *prod, const char *topic);
 	OutboxKafkaFault (*producer_partitions) (OutboxProducer *prod, const char *topic,
 											 int32 *npartitions);
 	void		(*producer_close) (OutboxProducer *prod, int timeout_ms);

@@ -108,18 +108,18 @@ extern const char *outbox_producer_error(OutboxProducer *prod);
 extern void outbox_producer_forget_topic(OutboxProducer *prod, const char *topic);
 
 /*
- * Take that look now, before a transaction begins: it waits for the brokers'
- * answer, 100 ms at most, and at most once a second; where they were silent, not
- * for another topic either for a second.  False if a transactional producer had
- * better send nothing there.
+ * Take that look now, before messages for the topic are sent: FULL while the
+ * brokers' answer is on its way, whose end event_fd tells, then OK, or FAULT_TOPIC
+ * with the reason in outbox_producer_error() if it would doom a transaction.  A
+ * topic is asked about at most once a second.
  */
-extern bool outbox_producer_refresh_topic(OutboxProducer *prod, const char *topic);
+extern OutboxKafkaFault outbox_producer_refresh_topic(OutboxProducer *prod, const char *topic);
 
 /*
- * How many partitions the topic has, for messages that name theirs.  Asks the
- * brokers unless it has done so within the last second: waits as that look does,
- * so not in a transaction.  OK, FAULT_TOPIC with the reason in
- * outbox_producer_error(), or FULL where that is not known now: try again later.
+ * How many partitions the topic has, for messages that name theirs, as known
+ * within the last second.  OK, FAULT_TOPIC with the reason in
+ * outbox_producer_error(), or FULL while the answer is on its way, or if there is
+ * none to be had now: try again when event_fd tells, or later.
  */
 extern OutboxKafkaFault outbox_producer_partitions(OutboxProducer *prod, const char *topic,
 												   int32 *npartitions);

@@ -136,7 +136,7 @@ outbox_producer_forget_topic(OutboxProducer *prod, const char *topic)
 	loaded_api->producer_forget_topic(prod, topic);
 }
 
-bool
+OutboxKafkaFault
 outbox_producer_refresh_topic(OutboxProducer *prod, const char *topic)
 {
 	return loaded_api->producer_refresh_topic(prod, topic);

@@ -276,6 +276,20 @@ entry_fault(RelayFlow *flow, RelayEntry *entry, OutboxKafkaFault fault, const ch
 }
 
 /*
+ * What brokers have to say before an entry is sent, and before a Kafka
+ * transaction begins for it: FULL while they have not.
+ */
+static OutboxKafkaFault
+entry_ask(RelayFlow *flow, RelayEntry *entry)
+{
+	if (outbox_op_is_broadcast(entry->ev.op))
+		return outbox_broadcast_count(entry->topic, &entry->copies);
+	if (flow->txn.state != TXN_NONE)
+		return outbox_producer_refresh_topic(flow->producer, entry->topic->name);
+	return OUTBOX_KAFKA_OK;
+}
+
+/*
  * Hand an entry to the producer, or what is left of its copies.
  */
 static OutboxKafkaFault
@@ -285,11 +299,7 @@ send_entry(RelayFlow *flow, RelayEntry *entry, uint64 tag)
 	int			nsent = 0;
 
 	if (outbox_op_is_broadcast(entry->ev.op))
-	{
-		fault = outbox_broadcast_count(entry->topic, &entry->copies);
-		if (fault == OUTBOX_KAFKA_OK)
-			fault = outbox_broadcast_send(entry->topic, &entry->ev, tag, &entry->copies, &nsent);
-	}
+		fault = outbox_broadcast_send(entry->topic, &entry->ev, tag, &entry->copies, &nsent);
 	else
 	{
 		fault = outbox_send_event(flow, entry->topic->name, &entry->ev, tag);
@@ -365,11 +375,16 @@ send_waiting(RelayFlow *flow)
 			continue;			/* reported before all copies were sent */
 		if (passes_unsent(flow, entry))
 			continue;
-		if (outbox_topic_parks(entry->topic) ||
-			(!outbox_entry_begun(entry) && !outbox_txn_admit(flow, entry->topic)))
+		if (outbox_topic_parks(entry->topic))
 			return !flow->producer_broken;
-		OUTBOX_FAULT("relay.before_produce");
-		fault = send_entry(flow, entry, flow->sent);
+		fault = entry_ask(flow, entry);
+		if (fault == OUTBOX_KAFKA_OK)
+		{
+			if (!outbox_entry_begun(entry) && !outbox_txn_admit(flow, entry->topic))
+				return !flow->producer_broken;
+			OUTBOX_FAULT("relay.before_produce");
+			fault = send_entry(flow, entry, flow->sent);
+		}
 		if (fault == OUTBOX_KAFKA_OK)
 		{
 			outbox_txn_sent(flow, entry->topic, &entry->ev);

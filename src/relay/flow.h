@@ -87,6 +87,7 @@ typedef struct RelayTopic
 	char	   *reason;			/* why it is stopped */
 	TimestampTz retry_at;
 	int			retry_ms;		/* back-off */
+	bool		asking;			/* a retry waits for what brokers say of it */
 	int			in_flight;		/* messages of ring entries with the producer */
 	int			to_park;		/* ring entries that settlement will park */
 	RelayTopicCounts counts;

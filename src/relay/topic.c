@@ -139,6 +139,7 @@ outbox_topic_reset(RelayTopic *topic)
 	topic->drain_counts = false;
 	outbox_broadcast_reset(&topic->drain_copies);
 	topic->drain_stamp = topic->drain_id = topic->drain_bytes = 0;
+	topic->asking = false;
 	if (topic->state == TOPIC_PROBING || topic->state == TOPIC_DRAINING)
 		topic->state = TOPIC_STOPPED;
 }
@@ -745,9 +746,24 @@ drain_begin(RelayTopic *topic)
 }
 
 /*
+ * Ask for a topic that is to be tried again.  False if it cannot be tried now:
+ * while brokers have not answered, or if they still refuse it.
+ */
+static bool
+retry_asked(RelayTopic *topic)
+{
+	OutboxKafkaFault fault = outbox_producer_refresh_topic(topic->flow->producer, topic->name);
+
+	topic->asking = fault == OUTBOX_KAFKA_FULL;
+	if (fault == OUTBOX_KAFKA_FAULT_TOPIC)
+		topic_postpone(topic);
+	return fault == OUTBOX_KAFKA_OK;
+}
+
+/*
  * One turn of a topic that is not live.  True if there may be more to do at
- * once: not if it waits for room in the producer, or for a settlement to park
- * what is in the ring; those wake the relay.
+ * once: not if it waits for room in the producer, for what brokers say of it, or
+ * for a settlement to park what is in the ring; those wake the relay.
  */
 bool
 outbox_topic_run(RelayTopic *topic)
@@ -757,14 +773,12 @@ outbox_topic_run(RelayTopic *topic)
 
 	if (!drain_due(topic))
 		return false;
-	if (!outbox_producer_refresh_topic(topic->flow->producer, topic->name) &&
-		topic->state == TOPIC_STOPPED)
-	{
-		topic_postpone(topic);
-		return false;
-	}
 	if (topic->state == TOPIC_STOPPED)
+	{
+		if (!retry_asked(topic))
+			return false;
 		outbox_broadcast_reset(&topic->drain_copies);
+	}
 	/* a page that has come back is settled first */
 	if (topic->drain_id == 0 && !drain_count(topic))
 		return false;
@@ -806,7 +820,7 @@ outbox_topics_may_run(RelayFlow *flow)
 
 /*
  * When the next stopped topic is to be tried; 0: none waits.  One that waits
- * for the producer's reports is woken by them, and without a producer there is
+ * for the producer's reports, or brokers' answers, is woken by them, and without a producer there is
  * none before it is made.
  */
 TimestampTz
@@ -821,7 +835,7 @@ outbox_topics_next_retry(RelayFlow *flow)
 	{
 		RelayTopic *topic = lfirst(lc);
 
-		if (topic->state == TOPIC_STOPPED && topic->stream != 0 &&
+		if (topic->state == TOPIC_STOPPED && topic->stream != 0 && !topic->asking &&
 			topic->in_flight == 0 && topic->drain_in_flight == 0 &&
 			(next == 0 || topic->retry_at < next))
 			next = topic->retry_at;

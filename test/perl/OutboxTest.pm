@@ -33,7 +33,7 @@ use Time::HiRes ();
 
 our @EXPORT = qw(
   outbox_node outbox_install
-  outbox_broker need_kafka outbox_kafka outbox_proxy proxy_cut mock_control kafka_admin unique_topic
+  outbox_broker need_kafka outbox_kafka outbox_proxy proxy_cut proxy_delay mock_control kafka_admin unique_topic
   group_name places
   topic_create topic_read topic_write topic_wait topic_watermarks
   wait_until wait_for_sql is_soon
@@ -316,7 +316,7 @@ sub outbox_kafka
 	return { bootstrap => $bootstrap, sasl => $sasl, kind => 'kafka', dir => $dir };
 }
 
-# outbox_proxy(BROKER): a way to a broker that can be cut, to be given to a server
+# outbox_proxy(BROKER): a way to a broker that can be cut and be slow, to be given to a server
 # instead of it; see test/kafka/proxy.pl.
 my @proxies;
 
@@ -346,6 +346,18 @@ sub proxy_cut
 	wait_until(sub { $proxy->{harness}->pump_nb; return $$out =~ s/^cut (\d+)\n// && defined($n = $1) },
 		"the proxy's answer") or die 'the proxy does not answer';
 	return $n;
+}
+
+# Pass everything on so much later from now on, each way.
+sub proxy_delay
+{
+	my ($proxy, $ms) = @_;
+	my ($in, $out) = @{$proxy}{qw(in out)};
+
+	$$in .= "delay $ms\n";
+	wait_until(sub { $proxy->{harness}->pump_nb; return $$out =~ s/^delay $ms\n// },
+		"the proxy's answer") or die 'the proxy does not answer';
+	return;
 }
 
 END

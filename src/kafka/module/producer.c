@@ -22,10 +22,14 @@
  * missing topic would doom what goes to all others, brokers are asked for a topic
  * before the first message goes there.
  *
+ * Topics.  Brokers are asked about a topic without being waited for, a few topics
+ * at a time: they may be far away, or silent.
+ *
  *-------------------------------------------------------------------------
  */
 #include "kafka/module/producer.h"
 
+#include "kafka/module/topic_ask.h"
 #include "kafka/module/transaction.h"
 
 #include "miscadmin.h"
@@ -35,8 +39,9 @@
 #define TOPIC_NAME_SIZE 250		/* Kafka's limit is 249 characters */
 #define ERROR_SIZE 256
 #define BATCH_BYTES_DEFAULT "1000000"
-#define TOPIC_REFRESH_MS 1000	/* between two looks for a topic */
-#define TOPIC_WAIT_MS 100		/* for the answer to that */
+#define TOPIC_REFRESH_MS 1000	/* after an answer, until a topic is asked
+								 * about again */
+#define ASKS_MAX 4				/* topics asked about at a time */
 #define ALONE_MESSAGES 5000		/* single messages sent in search of a culprit */
 
 /* What an earlier producer learned of a server; for the process's life. */
@@ -53,7 +58,8 @@ typedef struct TopicEntry
 	rd_kafka_topic_t *rkt;
 	bool		faulty;			/* refused a message since it last took one */
 	rd_kafka_resp_err_t err;	/* what the brokers said of it last */
-	TimestampTz refreshed_at;	/* when the brokers were last asked about it, */
+	TopicAsk   *ask;			/* the brokers are being asked about it */
+	TimestampTz refreshed_at;	/* when that last came to an end, */
 	int32		npartitions;	/* and what they said; 0: nothing */
 } TopicEntry;
 
@@ -69,8 +75,8 @@ struct OutboxProducer
 	size_t		batch_bytes;	/* largest batch of several messages */
 	bool		alone;			/* every batch is a single message */
 	bool		narrowing;		/* has asked for smaller batches already */
-	TimestampTz silent_at;		/* brokers did not tell of a topic in time; 0:
-								 * they did when asked last */
+	TopicEntry *asked[ASKS_MAX];	/* those with an ask */
+	int			nasked;
 	char		error[ERROR_SIZE];	/* of the last send */
 };
 
@@ -193,7 +199,7 @@ producer_create(const OutboxServerSettings *settings, int event_fd)
 	}
 	PG_CATCH();
 	{
-		txn_destroy_later(&prod->txn);
+		txn_destroy_later(&prod->txn, NULL, NULL);
 		MemoryContextDelete(cxt);
 		PG_RE_THROW();
 	}
@@ -206,14 +212,17 @@ producer_free(OutboxProducer *prod)
 {
 	HASH_SEQ_STATUS scan;
 	TopicEntry *topic;
+	TopicAsk   *asks = NULL;
 
 	if (prod->reports != NULL)
 		rd_kafka_event_destroy(prod->reports);
+	for (int i = 0; i < prod->nasked; i++)
+		asks = topic_ask_chain(prod->asked[i]->ask, asks);
 	hash_seq_init(&scan, prod->topics);
 	while ((topic = hash_seq_search(&scan)) != NULL)
 		if (topic->rkt != NULL)
 			rd_kafka_topic_destroy(topic->rkt);
-	txn_destroy_later(&prod->txn);
+	txn_destroy_later(&prod->txn, topic_asks_end, asks);
 	MemoryContextDelete(prod->client.cxt);
 }
 
@@ -287,6 +296,7 @@ topic_open(OutboxProducer *prod, const char *name)
 		topic->rkt = NULL;
 		topic->faulty = prod->txn.id != NULL;
 		topic->err = RD_KAFKA_RESP_ERR_NO_ERROR;
+		topic->ask = NULL;
 		topic->refreshed_at = 0;
 		topic->npartitions = 0;
 	}
@@ -316,57 +326,84 @@ topic_find(OutboxProducer *prod, const char *name)
 }
 
 /*
- * How long to wait for what brokers say of a topic.  If they do not answer they
- * will not for the next one either: they are waited for once, not for each.
+ * Take note of an answer; without one the topic stays as it was.
  */
-static int
-topic_patience(const OutboxProducer *prod, TimestampTz now)
+static void
+topic_note_answer(OutboxProducer *prod, TopicEntry *topic, const TopicAnswer *answer)
 {
-	return TimestampDifferenceExceeds(prod->silent_at, now, TOPIC_REFRESH_MS) ? TOPIC_WAIT_MS : 0;
+	topic->ask = NULL;
+	topic->refreshed_at = GetCurrentTimestamp();
+	topic->npartitions = 0;
+	if (!answer->heard)
+		return;
+	client_note_answer(&prod->client);
+	topic->err = answer->err;
+	topic->faulty = answer->err != RD_KAFKA_RESP_ERR_NO_ERROR;
+	if (!topic->faulty)
+		topic->npartitions = answer->npartitions;
+}
+
+static void
+topics_take_answers(OutboxProducer *prod)
+{
+	for (int i = prod->nasked - 1; i >= 0; i--)
+	{
+		TopicEntry *topic = prod->asked[i];
+		TopicAnswer answer;
+
+		if (!topic_ask_take(topic->ask, &answer))
+			continue;
+		prod->asked[i] = prod->asked[--prod->nasked];
+		topic_note_answer(prod, topic, &answer);
+	}
 }
 
 /*
  * Left alone, the library would ask after a missing topic again only every few
- * minutes.  Ask now, and wait a little, so that the message at hand profits.
+ * minutes.  Ask now, unless that was done a moment ago.  False while the answer
+ * is on its way, or others' answers are, which have to come first.
  */
-static void
+static bool
 topic_refresh(OutboxProducer *prod, TopicEntry *topic)
 {
-	const struct rd_kafka_metadata *md;
-	TimestampTz now = GetCurrentTimestamp();
-	int			patience = topic_patience(prod, now);
+	TopicAnswer none = {0};
 
-	if (!TimestampDifferenceExceeds(topic->refreshed_at, now, TOPIC_REFRESH_MS))
-		return;
-	topic->refreshed_at = now;
-	topic->npartitions = 0;
-	if (rd_kafka_metadata(prod->client.rk, 0, topic->rkt, &md, patience) !=
-		RD_KAFKA_RESP_ERR_NO_ERROR)
+	topics_take_answers(prod);
+	if (topic->ask != NULL)
+		return false;
+	if (!TimestampDifferenceExceeds(topic->refreshed_at, GetCurrentTimestamp(), TOPIC_REFRESH_MS))
+		return true;
+	if (prod->nasked == ASKS_MAX)
+		return false;
+	topic->ask = topic_ask_start(&prod->client, topic->name);
+	if (topic->ask == NULL)
 	{
-		if (patience > 0)
-			prod->silent_at = GetCurrentTimestamp();
-		return;
+		topic_note_answer(prod, topic, &none);
+		return true;
 	}
-	prod->silent_at = 0;
-	topic->err = md->topic_cnt == 1 ? md->topics[0].err :
-		RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-	topic->faulty = topic->err != RD_KAFKA_RESP_ERR_NO_ERROR;
-	if (topic->faulty)
-		strlcpy(prod->error, md->topic_cnt == 1 ? rd_kafka_err2str(md->topics[0].err) :
-				"the brokers do not tell of the topic", sizeof(prod->error));
-	else
-		topic->npartitions = md->topics[0].partition_cnt;
-	rd_kafka_metadata_destroy(md);
+	prod->asked[prod->nasked++] = topic;
+	return false;
+}
+
+/*
+ * Do brokers refuse the topic, as far as is known?  Then that is the error.
+ */
+static bool
+topic_refused(OutboxProducer *prod, const TopicEntry *topic)
+{
+	if (!topic->faulty || fault_of_error(topic->err) != OUTBOX_KAFKA_FAULT_TOPIC)
+		return false;
+	strlcpy(prod->error, rd_kafka_err2str(topic->err), sizeof(prod->error));
+	return true;
 }
 
 /*
  * Would a message for the topic doom the transaction that it is sent in?
  */
 static bool
-topic_dooms(const OutboxProducer *prod, const TopicEntry *topic)
+topic_dooms(OutboxProducer *prod, const TopicEntry *topic)
 {
-	return prod->txn.id != NULL && topic->faulty &&
-		fault_of_error(topic->err) == OUTBOX_KAFKA_FAULT_TOPIC;
+	return prod->txn.id != NULL && topic_refused(prod, topic);
 }
 
 /*
@@ -384,17 +421,16 @@ producer_forget_topic(OutboxProducer *prod, const char *name)
 		topic->faulty = true;
 }
 
-/*
- * What the next send would do, so that it need not wait.
- */
-bool
+OutboxKafkaFault
 producer_refresh_topic(OutboxProducer *prod, const char *name)
 {
 	TopicEntry *topic = topic_find(prod, name);
 
-	if (topic != NULL && topic->faulty)
-		topic_refresh(prod, topic);
-	return topic == NULL || !topic_dooms(prod, topic);
+	if (topic == NULL || !topic->faulty)
+		return OUTBOX_KAFKA_OK;
+	if (!topic_refresh(prod, topic))
+		return OUTBOX_KAFKA_FULL;
+	return topic_dooms(prod, topic) ? OUTBOX_KAFKA_FAULT_TOPIC : OUTBOX_KAFKA_OK;
 }
 
 OutboxKafkaFault
@@ -410,11 +446,12 @@ producer_partitions(OutboxProducer *prod, const char *name, int32 *npartitions)
 	}
 	if (!producer_connected(prod, &reason))
 		return OUTBOX_KAFKA_FULL;
-	topic_refresh(prod, topic);
+	if (!topic_refresh(prod, topic))
+		return OUTBOX_KAFKA_FULL;
 	*npartitions = topic->npartitions;
 	if (topic->npartitions > 0)
 		return OUTBOX_KAFKA_OK;
-	return topic->faulty ? OUTBOX_KAFKA_FAULT_TOPIC : OUTBOX_KAFKA_FULL;
+	return topic_refused(prod, topic) ? OUTBOX_KAFKA_FAULT_TOPIC : OUTBOX_KAFKA_FULL;
 }
 
 /* ---------------- sending ---------------- */
@@ -499,12 +536,9 @@ producer_send(OutboxProducer *prod, const OutboxMessage *msg)
 	}
 	if (unlikely(topic->faulty))
 	{
-		topic_refresh(prod, topic);
+		(void) topic_refresh(prod, topic);
 		if (topic_dooms(prod, topic))
-		{
-			strlcpy(prod->error, rd_kafka_err2str(topic->err), sizeof(prod->error));
 			return OUTBOX_KAFKA_FAULT_TOPIC;
-		}
 	}
 	err = message_enqueue(prod, topic, msg);
 	if (likely(err == RD_KAFKA_RESP_ERR_NO_ERROR))
@@ -628,6 +662,7 @@ report_fill(OutboxProducer *prod, const rd_kafka_message_t *rkm,
 bool
 producer_poll(OutboxProducer *prod, OutboxDelivery *delivery)
 {
+	topics_take_answers(prod);
 	for (;;)
 	{
 		rd_kafka_event_t *ev;

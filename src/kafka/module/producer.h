@@ -19,7 +19,7 @@ extern int	producer_in_flight(OutboxProducer *prod);
 extern bool producer_connected(OutboxProducer *prod, const char **reason);
 extern const char *producer_error(OutboxProducer *prod);
 extern void producer_forget_topic(OutboxProducer *prod, const char *name);
-extern bool producer_refresh_topic(OutboxProducer *prod, const char *name);
+extern OutboxKafkaFault producer_refresh_topic(OutboxProducer *prod, const char *name);
 extern OutboxKafkaFault producer_partitions(OutboxProducer *prod, const char *name,
 											int32 *npartitions);
 extern void producer_close(OutboxProducer *prod, int timeout_ms);

@@ -43,6 +43,8 @@ struct TxnCall
 	pthread_t	thread;
 	pg_atomic_uint32 stop;		/* nobody wants to know any more */
 	pg_atomic_uint32 ended;		/* last access of the thread */
+	ClientCall	after;			/* at the client's end, or NULL */
+	void	   *after_arg;
 
 	/* result */
 	rd_kafka_resp_err_t err;
@@ -141,6 +143,8 @@ call_end(void *arg)
 
 	pg_atomic_write_u32(&call->stop, 1);
 	pthread_join(call->thread, NULL);
+	if (call->after != NULL)
+		call->after(call->after_arg);
 	call_free(call);
 }
 
@@ -442,12 +446,19 @@ txn_places(Txn *txn, OutboxPlace **places, int *nplaces)
 /* ---------------- the end ---------------- */
 
 void
-txn_destroy_later(Txn *txn)
+txn_destroy_later(Txn *txn, ClientCall before, void *arg)
 {
 	ask_end(txn);
 	if (txn->asker_conf != NULL)
 		rd_kafka_conf_destroy(txn->asker_conf);
 	txn->asker_conf = NULL;
-	client_destroy_later(txn->client, txn->call ? call_end : NULL, txn->call);
+	if (txn->call != NULL)
+	{
+		txn->call->after = before;
+		txn->call->after_arg = arg;
+		client_destroy_later(txn->client, call_end, txn->call);
+	}
+	else
+		client_destroy_later(txn->client, before, arg);
 	txn->call = NULL;
 }

@@ -45,7 +45,10 @@ extern OutboxTxnResult txn_call_result(Txn *txn);
  */
 extern void txn_note_failure(Txn *txn);
 
-/* End the clients, that of the producer after the call that is under way. */
-extern void txn_destroy_later(Txn *txn);
+/*
+ * End the clients, that of the producer after the call that is under way, and
+ * after "before", see client_destroy_later().
+ */
+extern void txn_destroy_later(Txn *txn, ClientCall before, void *arg);
 
 #endif							/* OUTBOX_KAFKA_TRANSACTION_H */

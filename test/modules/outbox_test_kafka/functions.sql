@@ -39,6 +39,9 @@ LANGUAGE sql AS $$
 	FROM (SELECT fault, min(tag) AS lo, max(tag) AS hi FROM tk.reports(wanted, timeout_ms)
 		GROUP BY fault) s
 $$;
+-- what the producer says of a topic once brokers have answered
+CREATE FUNCTION tk.refresh(topic text, timeout_ms integer DEFAULT 20000) RETURNS text
+AS 'outbox_test_kafka', 'test_producer_refresh' LANGUAGE C STRICT;
 -- how many partitions the producer finds, or why it cannot tell
 CREATE FUNCTION tk.copies(topic text) RETURNS text
 AS 'outbox_test_kafka', 'test_producer_partitions' LANGUAGE C STRICT;

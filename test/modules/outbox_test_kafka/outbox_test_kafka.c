@@ -46,6 +46,7 @@ PG_FUNCTION_INFO_V1(test_producer_burst);
 PG_FUNCTION_INFO_V1(test_producer_reports);
 PG_FUNCTION_INFO_V1(test_producer_bench);
 PG_FUNCTION_INFO_V1(test_producer_state);
+PG_FUNCTION_INFO_V1(test_producer_refresh);
 PG_FUNCTION_INFO_V1(test_producer_partitions);
 PG_FUNCTION_INFO_V1(test_producer_close);
 PG_FUNCTION_INFO_V1(test_consumer_open);
@@ -373,6 +374,20 @@ test_producer_state(PG_FUNCTION_ARGS)
 											  connected ? "connected" : reason,
 											  api->producer_in_flight(producer),
 											  dropped)));
+}
+
+Datum
+test_producer_refresh(PG_FUNCTION_ARGS)
+{
+	const char *topic = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													PG_GETARG_INT32(1));
+	OutboxKafkaFault fault;
+
+	while ((fault = api->producer_refresh_topic(producer, topic)) == OUTBOX_KAFKA_FULL &&
+		   event_wait(until))
+		 /* until the event_fd says that there is an answer */ ;
+	PG_RETURN_TEXT_P(cstring_to_text(fault_names[fault]));
 }
 
 Datum
