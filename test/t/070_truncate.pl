@@ -143,6 +143,8 @@ sub copies
 	return join ', ', map { "$with{$_} have $_" } sort keys %with;
 }
 is(copies(1301), '1300 have 1', 'a copy for each of many partitions');
+# what is sent but not settled when the topic is paused would be parked with the rest
+is_soon($node, 'users', q(SELECT backlog_events FROM outbox.stat_servers WHERE server = 'narrow'), '0', 'all of it settled');
 $node->safe_psql('users', q(SELECT outbox.pause_topic('wide', 'narrow')));
 is_soon($node, 'users', q(SELECT state FROM outbox.stat_topics WHERE topic = 'wide'), 'paused', 'the topic is paused');
 $node->safe_psql('users', 'TRUNCATE wide; INSERT INTO wide VALUES (2)');
