@@ -46,7 +46,7 @@ wrap_server()
 		say '#!/bin/bash'
 		if [ "$tool" = asan ]; then
 			cat <<END
-export LD_PRELOAD="$libraries \${0%/*}/no_gettext.so"
+export LD_PRELOAD="$libraries \${0%/*}/no_gettext.so\${LD_PRELOAD:+ \$LD_PRELOAD}"
 export ASAN_OPTIONS="detect_leaks=0:abort_on_error=0:allocator_may_return_null=1"
 exec -a "\$0" "\${0%/*}/postgres.bin" "\$@"
 END

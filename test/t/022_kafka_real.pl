@@ -42,12 +42,14 @@ SELECT tk.burst('missing', 'k', 1, 10, 100);
 SELECT tk.burst('one', 'k', 11, 20, 100);
 SELECT tk.summary(20);
 \\! $admin create missing 1
+SELECT tk.refresh('missing');
 SELECT tk.burst('missing', 'k', 21, 30, 100), tk.summary(10);
 $close
 END
 ok
 ok
 topic 1..10, ok 11..20
+ok
 ok|ok 21..30
 END
 
