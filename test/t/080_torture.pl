@@ -19,6 +19,7 @@ plan skip_all => 'needs a real Kafka' if ($ENV{OUTBOX_TEST_KAFKA} // '') eq '';
 
 chomp(my $bindir = `'$ENV{PG_CONFIG}' --bindir`);
 my $tree = "$FindBin::RealBin/../..";
+my ($build) = $bindir =~ m{/build/(\w+)/};    # "check", or that of the sanitizers
 my $logs = "$ENV{TESTDIR}/tmp_check/log";
 my $runner;
 
@@ -43,7 +44,7 @@ for my $mode (qw(at_least_once exactly_once))
 	$runner = Torture::Runner->new(
 		world => {
 			tree => $tree, work => "$work", log => $log, bindir => $bindir, volumes => {},
-			programs => "$tree/build/check/src/build" },
+			programs => "$tree/build/" . ($build // 'check') . '/src/build' },
 		seed      => $ENV{OUTBOX_SEED} // 26,
 		rounds    => 2,
 		mode      => $mode,
