@@ -16,6 +16,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/resowner.h"
@@ -230,6 +231,7 @@ fuzz_handler(const char *data, int len)
 	record_from_input(&rec, data, len);
 	init_feed(&feed, &sub);
 	sub.handler = "public.fuzz_handler";
+	sub.handler_owner = GetUserId();
 	identity = outbox_deliver_identity(&feed, &rec, &version);
 	if (identity != NULL)
 		fuzz_check(fuzz_is_text(identity, strlen(identity)));

@@ -82,7 +82,9 @@ is(join(' ', map { $_->{value} } topic_read($broker, 'reindexed')), 'first secon
 outbox_install($node, 'old', $broker);
 $node->safe_psql('old', "SELECT outbox.emit('old', 'k', 'first')");
 topic_wait($broker, 'old', 1);
-$node->safe_psql('old', "SELECT outbox.pause('relay'); SELECT outbox.emit('old', 'k', 'second')");
+$node->safe_psql('old', "SELECT outbox.pause('relay')");
+is_soon($node, 'old', q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_outbox relay' AND datname = 'old'), '0', 'the relay has ended');
+$node->safe_psql('old', "SELECT outbox.emit('old', 'k', 'second')");
 my $file = sprintf '%04X', $node->safe_psql('old', 'SELECT txid_current() / 1048576');
 is($file, '0000', 'a young cluster');
 
