@@ -121,8 +121,8 @@ outbox_park_end(ParkBatch *batch)
 }
 
 /*
- * The number of a topic's row, which is made if there is none, for a backend
- * that has no relay's idea of topics.  Inside a transaction.
+ * The number of a topic's row, which is made if there is none; 0 if there is one
+ * that the transaction's snapshot does not see.  Inside a transaction.
  */
 int32
 outbox_park_stream(const char *server, const char *topic)
@@ -130,7 +130,7 @@ outbox_park_stream(const char *server, const char *topic)
 	Oid			types[2] = {TEXTOID, TEXTOID};
 	Datum		values[2];
 	bool		isnull;
-	int32		stream;
+	int32		stream = 0;
 
 	values[0] = CStringGetTextDatum(server);
 	values[1] = CStringGetTextDatum(topic);
@@ -140,12 +140,8 @@ outbox_park_stream(const char *server, const char *topic)
 					   " ON CONFLICT DO NOTHING", 2, types, values, NULL);
 	outbox_sql_execute("SELECT id FROM outbox._stream WHERE server = $1 AND topic = $2",
 					   2, types, values, NULL);
-	if (SPI_processed != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("topic \"%s\" of server \"%s\" was stored by a concurrent transaction",
-						topic, server)));
-	stream = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	if (SPI_processed == 1)
+		stream = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	outbox_sql_end();
 	return stream;
 }

@@ -315,6 +315,11 @@ event_stream(TakeOver *take, const OutboxEvent *ev, const char *server, const ch
 		take->named_server = MemoryContextStrdup(take->context, server);
 		take->named_topic = MemoryContextStrdup(take->context, topic);
 		take->named_stream = outbox_park_stream(server, topic);
+		if (take->named_stream == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("topic \"%s\" of server \"%s\" was stored by a concurrent transaction",
+							topic, server)));
 	}
 	return take->named_stream;
 }

@@ -152,31 +152,6 @@ outbox_topic_parks(const RelayTopic *topic)
 
 /* ---------------- storing ---------------- */
 
-/*
- * Make the topic's row, or find it.  Inside a transaction that waits for no
- * lock.
- */
-static void
-row_make(RelayTopic *topic)
-{
-	Oid			types[2] = {TEXTOID, TEXTOID};
-	Datum		values[2];
-	bool		isnull;
-
-	values[0] = CStringGetTextDatum(topic->flow->server);
-	values[1] = CStringGetTextDatum(topic->name);
-	outbox_sql_begin();
-	outbox_sql_execute("INSERT INTO outbox._stream (server, topic) SELECT $1, $2"
-					   " WHERE NOT EXISTS (SELECT FROM outbox._stream WHERE server = $1 AND topic = $2)"
-					   " ON CONFLICT DO NOTHING", 2, types, values, NULL);
-	outbox_sql_execute("SELECT id FROM outbox._stream WHERE server = $1 AND topic = $2",
-					   2, types, values, NULL);
-	if (SPI_processed == 1)
-		topic->stream = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
-													SPI_tuptable->tupdesc, 1, &isnull));
-	outbox_sql_end();
-}
-
 static void
 row_postpone(RelayTopic *topic)
 {
@@ -198,7 +173,7 @@ row_try(RelayTopic *topic)
 							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	PG_TRY();
 	{
-		row_make(topic);
+		topic->stream = outbox_park_stream(topic->flow->server, topic->name);
 		CommitTransactionCommand();
 	}
 	PG_CATCH();

@@ -35,7 +35,7 @@ our @EXPORT = qw(
   outbox_node outbox_install
   outbox_broker need_kafka outbox_kafka outbox_proxy proxy_cut proxy_delay mock_control kafka_admin unique_topic
   group_name places
-  topic_create topic_read topic_write topic_wait topic_watermarks
+  topic_create topic_read topic_write topic_wait topic_is topic_watermarks
   wait_until wait_for_sql is_soon
   worker_pid kill_worker wait_for_worker
   fault no_faults
@@ -504,6 +504,20 @@ sub topic_wait
 		sub { "$n records in topic \"$topic\", there are " . scalar @records },
 		$seconds);
 	return @records;
+}
+
+# topic_is(BROKER, TOPIC, VALUES, NAME): a test that the topic has these values, in
+# order and separated by blanks, and no others.  Read until the last one is there, as
+# readers see a Kafka transaction soon after its commit.
+sub topic_is
+{
+	my ($broker, $topic, $expected, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my ($last) = $expected =~ /(\w+)$/;
+	my $seen = '';
+
+	wait_until(sub { $seen = join ' ', map { $_->{value} } topic_read($broker, $topic); return $seen =~ /\b$last$/ }, "event $last");
+	return is($seen, $expected, $name);
 }
 
 # topic_write(BROKER, TOPIC, RECORD...)

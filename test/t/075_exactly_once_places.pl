@@ -28,18 +28,6 @@ sub emit
 	return !defined $name || is_soon($node, 'shop', $settled, '0', $name);
 }
 
-# Readers see a transaction soon after its commit.
-sub arrived
-{
-	my ($broker, $from, $expected, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my ($last) = $expected =~ /(\w+)$/;
-	my $seen = '';
-
-	wait_until(sub { $seen = join ' ', map { $_->{value} } topic_read($broker, $from); return $seen =~ /\b$last$/ }, "event $last");
-	return is($seen, $expected, $name);
-}
-
 sub move_to
 {
 	my ($broker) = @_;
@@ -57,10 +45,10 @@ $node->restart;
 emit($topic, 'after a restart');
 move_to($other);
 emit($topic, 'the first one again, where a server that has ended has stored the newest place');
-arrived($other, $topic, '1 4', 'each event is there once');
+topic_is($other, $topic, '1 4', 'each event is there once');
 move_to($kafka);
 emit($topic, 'and back');
-arrived($kafka, $topic, '2 3 5', 'each event is there once');
+topic_is($kafka, $topic, '2 3 5', 'each event is there once');
 
 # ---------------------------------------------------------------------------
 # The topic of the newest place is deleted
@@ -74,8 +62,8 @@ ok(wait_until(sub { !topic_read($kafka, $newest) }), 'the topic is gone');
 # costs the producer, and the next one finds the older place only; the brokers make it anew
 emit($newest, 'an event for a topic that is gone') for 1 .. 3;
 emit($topic, 'one for another');
-arrived($kafka, $topic, '2 3 5 11', 'each event is there once');
-arrived($kafka, $newest, '8 9 10', 'those of the new topic as well');
+topic_is($kafka, $topic, '2 3 5 11', 'each event is there once');
+topic_is($kafka, $newest, '8 9 10', 'those of the new topic as well');
 
 # ---------------------------------------------------------------------------
 # The data directory is set back, on its timeline
@@ -100,7 +88,7 @@ $node->safe_psql('shop', 'SELECT pg_switch_wal(); CREATE TABLE wal AS SELECT gen
 emit($topic) for 1 .. 5;
 $node->safe_psql('shop', "SELECT outbox.resume('relay')");
 is_soon($node, 'shop', $settled, '0', 'the server that was set back publishes');
-arrived($kafka, $topic, join(' ', 2, 3, 5, 11 .. 26), 'all of its events, although a place passes them');
+topic_is($kafka, $topic, join(' ', 2, 3, 5, 11 .. 26), 'all of its events, although a place passes them');
 unlike(slurp_file($node->logfile), qr/stopped publishing/, 'it never took itself for a copy');
 
 $node->stop;

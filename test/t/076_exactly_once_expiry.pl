@@ -41,16 +41,12 @@ sub emit
 		$topic{"$node $db"}, $from, $sent{"$node $db"});
 }
 
-# Readers see a transaction soon after its commit.
 sub arrived
 {
 	my ($node, $db, $expected, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my ($last) = $expected =~ /(\d+)$/;
-	my $seen = '';
 
-	wait_until(sub { $seen = join ' ', map { $_->{value} } topic_read($kafka, $topic{"$node $db"}); return $seen =~ /\b$last$/ }, "event $last");
-	return is($seen, $expected, "$node, $db: $name");
+	return topic_is($kafka, $topic{"$node $db"}, $expected, $name);
 }
 
 # How many of the places are there.

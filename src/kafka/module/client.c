@@ -167,15 +167,15 @@ client_keep_secrets(Client *client, const OutboxServerSettings *settings)
  * A text may have been cut amid a secret.
  */
 static void
-scrub_end(const char *secret, size_t len, char *text)
+scrub_end(const char *secret, size_t len, char *line)
 {
-	size_t		textlen = strlen(text);
+	size_t		linelen = strlen(line);
 
-	for (size_t n = Min(len - 1, textlen); n >= SECRET_PART; n--)
+	for (size_t n = Min(len - 1, linelen); n >= SECRET_PART; n--)
 	{
-		if (memcmp(text +textlen - n, secret, n) == 0)
+		if (memcmp(line + linelen - n, secret, n) == 0)
 		{
-			memset(text +textlen - n, '*', n);
+			memset(line + linelen - n, '*', n);
 			return;
 		}
 	}
